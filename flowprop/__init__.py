@@ -1,0 +1,71 @@
+"""Flows, generative and discriminative, on JAX, Equinox and Diffrax."""
+
+from . import data as data, nn as nn
+from ._checkpoint import load as load, save as save
+from ._classifier import (
+    AbstractObjective as AbstractObjective,
+    Classifier as Classifier,
+    CrossEntropyObjective as CrossEntropyObjective,
+    RegressionObjective as RegressionObjective,
+)
+from ._divergence import (
+    AbstractDivergence as AbstractDivergence,
+    ExactDivergence as ExactDivergence,
+    HutchinsonDivergence as HutchinsonDivergence,
+)
+from ._embedding import (
+    AbstractReadout as AbstractReadout,
+    Embedding as Embedding,
+    RadialReadout as RadialReadout,
+    learned_embedding as learned_embedding,
+    one_hot_embedding as one_hot_embedding,
+)
+from ._flow import Flow as Flow, ct_flow as ct_flow, df_flow as df_flow, fm_flow as fm_flow
+from ._frozen import Frozen as Frozen, trainable as trainable
+from ._path import AbstractPath as AbstractPath, CondOTPath as CondOTPath, Estimate as Estimate, VPPath as VPPath
+from ._prediction import (
+    AbstractPrediction as AbstractPrediction,
+    CategoricalPrediction as CategoricalPrediction,
+    NoisePrediction as NoisePrediction,
+    PreconditionedPrediction as PreconditionedPrediction,
+    TargetPrediction as TargetPrediction,
+    VelocityPrediction as VelocityPrediction,
+)
+from ._schedule import (
+    AbstractNoiseSchedule as AbstractNoiseSchedule,
+    CosineNoiseSchedule as CosineNoiseSchedule,
+    LearnableNoiseSchedule as LearnableNoiseSchedule,
+    LinearNoiseSchedule as LinearNoiseSchedule,
+    SigmoidNoiseSchedule as SigmoidNoiseSchedule,
+)
+from ._solve import (
+    AbstractIntegrator as AbstractIntegrator,
+    ODEIntegrator as ODEIntegrator,
+    SDEIntegrator as SDEIntegrator,
+    function_evaluations as function_evaluations,
+    log_prob as log_prob,
+    sample as sample,
+    solve as solve,
+)
+from ._train import fit as fit
+from ._weighting import (
+    AbstractTimeSampling as AbstractTimeSampling,
+    AbstractWeighting as AbstractWeighting,
+    ELBOWeighting as ELBOWeighting,
+    LogitNormalTimeSampling as LogitNormalTimeSampling,
+    MinSNRWeighting as MinSNRWeighting,
+    NormalisedELBOWeighting as NormalisedELBOWeighting,
+    PowerTimeSampling as PowerTimeSampling,
+    StratifiedTimeSampling as StratifiedTimeSampling,
+    UniformTimeSampling as UniformTimeSampling,
+    UniformWeighting as UniformWeighting,
+)
+
+
+def __getattr__(name: str) -> object:
+    # Figures need matplotlib, which the core does not: loaded when first asked for.
+    if name == "plot":
+        from importlib import import_module
+
+        return import_module(".plot", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,287 @@
+"""A flow: a network, the path that it was trained on, and what its output means."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from ._frozen import stop_gradient, trainable
+from ._path import AbstractPath, CondOTPath, Estimate, VPPath
+from ._prediction import AbstractPrediction, NoisePrediction, TargetPrediction, VelocityPrediction
+from ._schedule import AbstractNoiseSchedule, SigmoidNoiseSchedule
+from ._types import Point, Points, PRNGKey, Scalar, Time, check_key, check_shape, checked
+from ._weighting import (
+    AbstractTimeSampling,
+    AbstractWeighting,
+    ELBOWeighting,
+    StratifiedTimeSampling,
+    UniformWeighting,
+    schedule_loss,
+)
+
+
+Network = Callable[[Any, Any, Any], Array]
+
+
+class Flow(eqx.Module):
+    """Carries noise `z_0 ~ N(0, I)` at `t = 0` to data `z_1` at `t = 1`, given a condition `x`.
+
+    All methods but `loss` see one example, in the path's coordinates: use `jax.vmap` for more.
+    `diffrax.ODETerm(flow.velocity)` works as it is.
+
+    **Arguments:**
+
+    - `network`: a callable `network(t, z, x)` on one example. It returns an array of `z`'s shape,
+      or logits for a [`flowprop.CategoricalPrediction`][].
+    - `path`: how noise and data mix at time `t`.
+    - `prediction`: what the network's output means.
+    - `shape`: the shape of one example.
+    - `weighting`: of the error over time. By default 1.
+    - `time_sampling`: of the times in a batch. By default stratified, uniform over the span.
+
+    **Raises:** `ValueError` if `shape` holds a size that is not positive.
+    """
+
+    network: Network
+    path: AbstractPath
+    prediction: AbstractPrediction
+    shape: tuple[int, ...] = eqx.field(static=True)
+    weighting: AbstractWeighting
+    time_sampling: AbstractTimeSampling
+
+    @checked
+    def __init__(
+        self,
+        network: Network,
+        path: AbstractPath,
+        prediction: AbstractPrediction,
+        *,
+        shape: tuple[int, ...],
+        weighting: AbstractWeighting | None = None,
+        time_sampling: AbstractTimeSampling | None = None,
+    ) -> None:
+        if any(size < 1 for size in shape):
+            raise ValueError(f"`shape` is {shape}: give the positive sizes of one example, without the batch axis")
+        self.network = network
+        self.path = path
+        self.prediction = prediction
+        self.shape = shape
+        self.weighting = UniformWeighting() if weighting is None else weighting
+        self.time_sampling = StratifiedTimeSampling() if time_sampling is None else time_sampling
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The times over which target, noise and velocity are finite: where the flow is integrated."""
+        return self.prediction.span(self.path)
+
+    @checked
+    def velocity(self, t: Time, z: Point, x: PyTree = None) -> Point:
+        """The velocity of the probability-flow ODE, `alpha' u + sigma' eps`.
+
+        **Arguments:**
+
+        - `t`: a time in the flow's `span`.
+        - `z`: one point on the path, of the flow's `shape`.
+        - `x`: the condition that the network takes.
+
+        **Raises:** `ValueError` for a `z` of another shape or a time outside of the span (at run
+        time if `t` is traced).
+        """
+        return self.estimate(self._within_span(t), z, x).velocity
+
+    @checked
+    def target(self, t: Time, z: Point, x: PyTree = None) -> Point:
+        """The estimated data, `E[z_1 | z_t = z, x]`. Arguments as of `velocity`."""
+        return self.estimate(self._within_span(t), z, x).target
+
+    @checked
+    def noise(self, t: Time, z: Point, x: PyTree = None) -> Point:
+        """The estimated noise, `E[z_0 | z_t = z, x]`. Arguments as of `velocity`."""
+        return self.estimate(self._within_span(t), z, x).noise
+
+    @checked
+    def score(self, t: Time, z: Point, x: PyTree = None) -> Point:
+        """The estimated `grad_z log p_t(z | x) = -noise / sigma`, which needs `sigma(t) > 0`.
+
+        Arguments as of `velocity`.
+        """
+        t = self._within_span(t)
+        sigma = self.path.sigma(t)
+        message = "`t` is a time at which the path holds no noise: a score needs sigma(t) > 0"
+        sigma = _refuse(sigma, sigma <= 0, message)
+        return -self.estimate(t, z, x).noise / sigma
+
+    def estimate(self, t: Time, z: Point, x: PyTree = None) -> Estimate:
+        """Target, noise and velocity by one call of the network; infinite outside of the span."""
+        check_shape("z", z, self.shape, "the flow's `shape` is that of one example; use `jax.vmap` for a batch")
+        t = jnp.asarray(t, z.dtype)
+        return self.prediction.estimate(self.path, t, z, self.output(t, z, x), x)
+
+    def output(self, t: Time, z: Point, x: PyTree = None) -> Array:
+        """The network's output as it is, its shape checked."""
+        output = self.network(t, z, self.prediction.network_condition(x))
+        wanted = self.prediction.output_shape(self.shape, x)
+        check_shape("network(t, z, x)", output, wanted, "the network sees one example and returns this")
+        return output
+
+    @checked
+    def error(self, t: Time, z0: Point, z1: Point, x: PyTree = None) -> Scalar:
+        """One example's error at one time, weighted: what the loss is the mean of.
+
+        **Arguments:**
+
+        - `t`: a time in [0, 1].
+        - `z0`, `z1`: noise and data, each of the flow's `shape`.
+        - `x`: the condition that the network takes.
+
+        **Returns:** a scalar, the squared error summed over dimensions times the weight.
+        """
+        return self._weight(jnp.asarray(t, z1.dtype)) * self._error(t, z0, z1, x)
+
+    @checked
+    def loss(self, z1: Points, x: PyTree = None, *, key: PRNGKey) -> Scalar:
+        """The simulation-free training loss: the mean weighted error over the batch.
+
+        Each example gets a time and noise of its own. Where the noise schedule is learnable, its
+        shape is trained to lower the variance of the evidence lower bound's estimate, and the
+        mean error trains the network alone.
+
+        **Arguments:**
+
+        - `z1`: a batch of data.
+        - `x`: the conditions; each leaf carries the batch axis.
+        - `key`: for times and noise.
+
+        **Raises:** `ValueError` if `z1` is not a batch of the flow's `shape` or a leaf of `x` has
+        another batch size.
+        """
+        z1 = jnp.asarray(z1)
+        check_key("key", key)
+        check_shape("z1", z1, (None, *self.shape), "a batch axis, then the flow's `shape`")
+        check_condition(x, z1.shape[0])
+        key_t, key_z = jax.random.split(key)
+        t = self.sample_times(z1.shape[0], key=key_t).astype(z1.dtype)
+        z0 = jax.random.normal(key_z, z1.shape, z1.dtype)
+        fixed = eqx.tree_at(lambda flow: flow.path, self, stop_gradient(self.path))
+        errors = jax.vmap(fixed._error)(t, z0, z1, x)
+        loss = jnp.mean(jax.vmap(fixed._weight)(t) * errors)
+        if not any(jax.tree.leaves(trainable(self.path))):
+            return loss
+        bound = jax.vmap(partial(ELBOWeighting().weight, fixed.path, self.prediction))(t) * errors
+        return loss + schedule_loss(self.path, t, jax.lax.stop_gradient(bound))
+
+    def sample_times(self, num_times: int, *, key: PRNGKey) -> Array:
+        """Training times, `(num_times,)`, within the flow's span."""
+        start, end = self.span
+        return start + (end - start) * self.time_sampling.sample(num_times, key=key)
+
+    def _error(self, t: Time, z0: Point, z1: Point, x: PyTree) -> Scalar:
+        for name, array in (("z0", z0), ("z1", z1)):
+            check_shape(name, array, self.shape, "the flow's `shape` is that of one example")
+        t = jnp.asarray(t, z1.dtype)
+        output = self.output(t, self.path.interpolate(t, z0, z1), x)
+        return self.prediction.error(self.path, t, z0, z1, output, x)
+
+    def _weight(self, t: Time) -> Scalar:
+        return self.weighting.weight(self.path, self.prediction, t)
+
+    def _within_span(self, t: Time) -> Array:
+        start, end = self.span
+        t = jnp.asarray(t, float)
+        message = (
+            f"`t` is outside of [{start}, {end}], the span over which {type(self.prediction).__name__} on "
+            f"{type(self.path).__name__} determines target, noise and velocity"
+        )
+        # Nobody integrates past [0, 1], and a check inside of a solver's loop is not free.
+        if (start, end) == (0.0, 1.0) and isinstance(t, jax.core.Tracer):
+            return t
+        slack = 1e-6  # a time that rounding put past the end
+        return _refuse(t, (t < start - slack) | (t > end + slack), message)
+
+
+def _refuse(value: Array, wrong: Array, message: str) -> Array:
+    """`value`, or an error: at once where the condition is known, else when it is run."""
+    if isinstance(wrong, jax.core.Tracer):
+        return eqx.error_if(value, wrong, message)
+    if bool(wrong):
+        raise ValueError(message)
+    return value
+
+
+def check_condition(x: PyTree, batch: int) -> None:
+    """Raise a `ValueError` unless every leaf of a batch's condition carries the batch axis."""
+    for leaf in jax.tree.leaves(x):
+        if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != batch:
+            raise ValueError(
+                f"`x` has a leaf of shape {jnp.shape(leaf)} where the batch has {batch} examples: "
+                "every leaf of a batch's condition carries the batch axis first"
+            )
+
+
+@checked
+def fm_flow(
+    network: Network,
+    *,
+    shape: tuple[int, ...],
+    weighting: AbstractWeighting | None = None,
+    time_sampling: AbstractTimeSampling | None = None,
+) -> Flow:
+    """Flow matching: the straight path, velocity prediction, weight 1 (Lipman et al. 2023).
+
+    Arguments as of [`flowprop.Flow`][].
+    """
+    return Flow(
+        network, CondOTPath(), VelocityPrediction(), shape=shape, weighting=weighting, time_sampling=time_sampling
+    )
+
+
+@checked
+def ct_flow(
+    network: Network,
+    *,
+    shape: tuple[int, ...],
+    schedule: AbstractNoiseSchedule | None = None,
+    prediction: AbstractPrediction | None = None,
+    weighting: AbstractWeighting | None = None,
+    time_sampling: AbstractTimeSampling | None = None,
+) -> Flow:
+    """Continuous-time diffusion: the variance-preserving path, target prediction (NoProp-CT).
+
+    For densities, `prediction=fp.PreconditionedPrediction(data_std=...)` learns far better than
+    the plain target.
+
+    **Arguments:** as of [`flowprop.Flow`][], and
+
+    - `schedule`: the log-SNR. By default [`flowprop.SigmoidNoiseSchedule`][]`(13.)`.
+    - `prediction`: by default [`flowprop.TargetPrediction`][].
+    - `weighting`: by default the evidence lower bound's `SNR'(t)/2` for a plain target, and 1, in the
+      units of the network's output, for any other prediction.
+    """
+    schedule = SigmoidNoiseSchedule() if schedule is None else schedule
+    prediction = TargetPrediction() if prediction is None else prediction
+    if weighting is None:
+        weighting = ELBOWeighting() if isinstance(prediction, TargetPrediction) else UniformWeighting()
+    return Flow(network, VPPath(schedule), prediction, shape=shape, weighting=weighting, time_sampling=time_sampling)
+
+
+@checked
+def df_flow(
+    network: Network,
+    *,
+    shape: tuple[int, ...],
+    schedule: AbstractNoiseSchedule | None = None,
+    weighting: AbstractWeighting | None = None,
+    time_sampling: AbstractTimeSampling | None = None,
+) -> Flow:
+    """Denoising diffusion: the variance-preserving path, noise prediction, weight 1 (Ho et al. 2020).
+
+    Arguments as of [`flowprop.ct_flow`][]; `weighting=fp.ELBOWeighting()` gives `gamma'/2`.
+    """
+    schedule = SigmoidNoiseSchedule() if schedule is None else schedule
+    return Flow(
+        network, VPPath(schedule), NoisePrediction(), shape=shape, weighting=weighting, time_sampling=time_sampling
+    )

@@ -1,0 +1,190 @@
+"""What a network predicts, and what that says of target, noise and velocity.
+
+A prediction is handed the path and never stores it. It knows its training error in the
+network's own units, how those compare with the target's, and the span of times over which its
+output determines the other views without loss.
+"""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from ._path import AbstractPath, Estimate, derivative
+from ._types import Point, Scalar, Time
+
+
+def _square(difference: Point) -> Scalar:
+    return jnp.sum(jnp.square(difference))
+
+
+class AbstractPrediction(eqx.Module):
+    """The meaning of a network's output at time `t` and place `z` of a path."""
+
+    @abc.abstractmethod
+    def span(self, path: AbstractPath) -> tuple[float, float]:
+        """The times over which target, noise and velocity are all finite and exact."""
+
+    @abc.abstractmethod
+    def estimate(self, path: AbstractPath, t: Time, z: Point, output: Array, condition: PyTree) -> Estimate:
+        """Target, noise and velocity that the output stands for."""
+
+    @abc.abstractmethod
+    def error(self, path: AbstractPath, t: Time, z0: Point, z1: Point, output: Array, condition: PyTree) -> Scalar:
+        """The squared error in the output's own units, summed over dimensions."""
+
+    @abc.abstractmethod
+    def scale(self, path: AbstractPath, t: Time) -> Scalar:
+        """How large a squared error of 1 in the target is in the output's own units."""
+
+    @abc.abstractmethod
+    def network_condition(self, condition: PyTree) -> PyTree:
+        """The part of a condition that the network sees."""
+
+    @abc.abstractmethod
+    def output_shape(self, shape: tuple[int, ...], condition: PyTree) -> tuple[int, ...]:
+        """The shape that the network returns for points of `shape`."""
+
+
+class AbstractPointPrediction(AbstractPrediction):
+    """A prediction whose network sees the whole condition and returns the shape of `z`."""
+
+    def network_condition(self, condition: PyTree) -> PyTree:
+        return condition
+
+    def output_shape(self, shape: tuple[int, ...], condition: PyTree) -> tuple[int, ...]:
+        return shape
+
+
+class TargetPrediction(AbstractPointPrediction):
+    """The network returns `u ~ E[z_1 | z_t, x]`."""
+
+    def span(self, path: AbstractPath) -> tuple[float, float]:
+        return path.target_span
+
+    def estimate(self, path: AbstractPath, t: Time, z: Point, output: Array, condition: PyTree) -> Estimate:
+        return path.from_target(t, z, output)
+
+    def error(self, path: AbstractPath, t: Time, z0: Point, z1: Point, output: Array, condition: PyTree) -> Scalar:
+        return _square(output - z1)
+
+    def scale(self, path: AbstractPath, t: Time) -> Scalar:
+        return jnp.ones_like(path.alpha(t))
+
+
+class NoisePrediction(AbstractPointPrediction):
+    """The network returns `eps ~ E[z_0 | z_t, x]` (Ho et al. 2020)."""
+
+    def span(self, path: AbstractPath) -> tuple[float, float]:
+        return path.noise_span
+
+    def estimate(self, path: AbstractPath, t: Time, z: Point, output: Array, condition: PyTree) -> Estimate:
+        return path.from_noise(t, z, output)
+
+    def error(self, path: AbstractPath, t: Time, z0: Point, z1: Point, output: Array, condition: PyTree) -> Scalar:
+        return _square(output - z0)
+
+    def scale(self, path: AbstractPath, t: Time) -> Scalar:
+        return jnp.square(path.alpha(t) / path.sigma(t))
+
+
+class VelocityPrediction(AbstractPointPrediction):
+    """The network returns `v ~ E[alpha' z_1 + sigma' z_0 | z_t, x]` (Lipman et al. 2023)."""
+
+    def span(self, path: AbstractPath) -> tuple[float, float]:
+        return path.velocity_span
+
+    def estimate(self, path: AbstractPath, t: Time, z: Point, output: Array, condition: PyTree) -> Estimate:
+        return path.from_velocity(t, z, output)
+
+    def error(self, path: AbstractPath, t: Time, z0: Point, z1: Point, output: Array, condition: PyTree) -> Scalar:
+        return _square(output - derivative(path.alpha, t) * z1 - derivative(path.sigma, t) * z0)
+
+    def scale(self, path: AbstractPath, t: Time) -> Scalar:
+        slope = derivative(path.alpha, t) - path.alpha(t) * derivative(path.sigma, t) / path.sigma(t)
+        return jnp.square(slope)
+
+
+class PreconditionedPrediction(AbstractPointPrediction):
+    """The network returns `F`, the part of the target that a gaussian's denoiser cannot know.
+
+    `u = alpha s^2 / D z + s sigma / sqrt(D) F` with `D = alpha^2 s^2 + sigma^2`: the first term is
+    the optimal denoiser of N(0, s^2), and `F` has unit scale at every time (Karras et al. 2022,
+    for any path). The noise is `sigma / D z - alpha s / sqrt(D) F`, so that nothing is divided by
+    a vanishing number and the span is all of [0, 1] on every path. The error is that of `F`; in
+    the target's units it is weighted by `D / (s^2 sigma^2)`.
+
+    **Arguments:**
+
+    - `data_std`: `s`, the root mean square of the (centred) data's coordinates.
+
+    **Raises:** `ValueError` if `data_std` is not positive.
+    """
+
+    data_std: float
+
+    def __check_init__(self) -> None:
+        if self.data_std <= 0:
+            raise ValueError(f"`data_std` is {self.data_std}: give the positive standard deviation of the data")
+
+    def _variance(self, path: AbstractPath, t: Time) -> Scalar:
+        return jnp.square(path.alpha(t) * self.data_std) + jnp.square(path.sigma(t))
+
+    def span(self, path: AbstractPath) -> tuple[float, float]:
+        return 0.0, 1.0
+
+    def estimate(self, path: AbstractPath, t: Time, z: Point, output: Array, condition: PyTree) -> Estimate:
+        alpha, sigma, s, variance = path.alpha(t), path.sigma(t), self.data_std, self._variance(path, t)
+        residual = s / jnp.sqrt(variance) * output
+        target = alpha * s**2 / variance * z + sigma * residual
+        noise = sigma / variance * z - alpha * residual
+        return Estimate(target, noise, derivative(path.alpha, t) * target + derivative(path.sigma, t) * noise)
+
+    def error(self, path: AbstractPath, t: Time, z0: Point, z1: Point, output: Array, condition: PyTree) -> Scalar:
+        s, deviation = self.data_std, jnp.sqrt(self._variance(path, t))
+        return _square(output - (path.sigma(t) / s * z1 - path.alpha(t) * s * z0) / deviation)
+
+    def scale(self, path: AbstractPath, t: Time) -> Scalar:
+        return self._variance(path, t) / jnp.square(self.data_std * path.sigma(t))
+
+
+class CategoricalPrediction(AbstractPrediction):
+    """The network returns logits over classes, `u = softmax(logits) W` (NoProp, section 2.3.2).
+
+    The optimal target of class embeddings is `sum_k p(k | z_t, x) W_k`, so that this is the whole
+    of what a network need know. The embeddings arrive in the condition, `(features, W)`, of which
+    the network sees the features alone: a matrix stored here as well as in the classifier would
+    become two.
+    """
+
+    def span(self, path: AbstractPath) -> tuple[float, float]:
+        return path.target_span
+
+    def estimate(self, path: AbstractPath, t: Time, z: Point, output: Array, condition: PyTree) -> Estimate:
+        return path.from_target(t, z, self._target(output, condition))
+
+    def error(self, path: AbstractPath, t: Time, z0: Point, z1: Point, output: Array, condition: PyTree) -> Scalar:
+        return _square(self._target(output, condition) - z1)
+
+    def scale(self, path: AbstractPath, t: Time) -> Scalar:
+        return jnp.ones_like(path.alpha(t))
+
+    def network_condition(self, condition: PyTree) -> PyTree:
+        return _features_and_matrix(condition)[0]
+
+    def output_shape(self, shape: tuple[int, ...], condition: PyTree) -> tuple[int, ...]:
+        return (_features_and_matrix(condition)[1].shape[0],)
+
+    def _target(self, logits: Float[Array, " classes"], condition: PyTree) -> Point:
+        return jnp.tensordot(jax.nn.softmax(logits), _features_and_matrix(condition)[1], axes=1)
+
+
+def _features_and_matrix(condition: PyTree) -> tuple[PyTree, Float[Array, "classes *shape"]]:
+    if not (isinstance(condition, tuple) and len(condition) == 2):
+        raise ValueError(
+            f"`x` is {type(condition).__name__} where a categorical prediction needs the pair "
+            "`(features, W)`, W the class embeddings, one a row: `fp.Classifier.condition` makes it"
+        )
+    return condition

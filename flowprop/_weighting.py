@@ -1,0 +1,162 @@
+"""Where in time a loss looks, and how much it counts there."""
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import ndtri
+from jaxtyping import Array, Float
+
+from ._path import AbstractPath, derivative
+from ._prediction import AbstractPrediction
+from ._types import PRNGKey, Scalar, Time
+
+
+class AbstractWeighting(eqx.Module):
+    """The factor of one example's error, given the time; it is handed path and prediction."""
+
+    @abc.abstractmethod
+    def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Time) -> Scalar:
+        """The weight of the prediction's error, which is in the units of the network's output."""
+
+
+class UniformWeighting(AbstractWeighting):
+    """1: the error counts as the network makes it."""
+
+    def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Time) -> Scalar:
+        return jnp.ones_like(path.alpha(t))
+
+
+class ELBOWeighting(AbstractWeighting):
+    """The evidence lower bound's: `SNR'(t)/2` of the target's error, `gamma'/2` of the noise's.
+
+    (Kingma et al. 2021, eq. 17.) It is invariant under a change of the schedule between its ends,
+    and unbounded on the CondOT path, whose SNR is.
+    """
+
+    def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Time) -> Scalar:
+        return derivative(path.gamma, t) / 2 * snr(path, t) / prediction.scale(path, t)
+
+
+class NormalisedELBOWeighting(AbstractWeighting):
+    """The bound's weight over its mean, so that losses compare across schedules.
+
+    For the target's error that is `SNR'(t) / (SNR(1) - SNR(0))`.
+    """
+
+    def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Time) -> Scalar:
+        mean = (snr(path, 1.0) - snr(path, 0.0)) / 2
+        return ELBOWeighting().weight(path, prediction, t) / mean
+
+
+class MinSNRWeighting(AbstractWeighting):
+    """`min(SNR, limit)` of the target's error (Hang et al. 2023).
+
+    **Arguments:**
+
+    - `limit`: where the SNR is cut, positive.
+    """
+
+    limit: float = 5.0
+
+    def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Time) -> Scalar:
+        return jnp.minimum(snr(path, t), self.limit) / prediction.scale(path, t)
+
+
+def snr(path: AbstractPath, t: Time) -> Scalar:
+    """The signal-to-noise ratio `exp(gamma) = alpha^2 / sigma^2`."""
+    return jnp.exp(path.gamma(t))
+
+
+class AbstractTimeSampling(eqx.Module):
+    """The distribution of training times.
+
+    A loss is not corrected for it: drawing times from a density is to weight the loss by it.
+    """
+
+    @abc.abstractmethod
+    def sample(self, num_times: int, *, key: PRNGKey) -> Float[Array, " num_times"]:
+        """Times in [0, 1]."""
+
+
+class UniformTimeSampling(AbstractTimeSampling):
+    """Each time uniform on [0, 1], on its own."""
+
+    def sample(self, num_times: int, *, key: PRNGKey) -> Float[Array, " num_times"]:
+        return jax.random.uniform(key, (num_times,))
+
+
+class StratifiedTimeSampling(AbstractTimeSampling):
+    """Evenly spaced times under one random shift modulo 1 (Kingma et al. 2021, appendix I.1).
+
+    Each is uniform on [0, 1] whatever its place in the batch, and one falls in every stratum of
+    width 1 / n: the same expectation as uniform times, at less variance.
+    """
+
+    def sample(self, num_times: int, *, key: PRNGKey) -> Float[Array, " num_times"]:
+        shift = jax.random.uniform(key)
+        return (shift + jnp.arange(num_times) / num_times) % 1.0
+
+
+class LogitNormalTimeSampling(AbstractTimeSampling):
+    """`logit(t)` normal (Esser et al. 2024, section 3.1), stratified over the batch.
+
+    **Arguments:**
+
+    - `mean`: above 0 looks more at the data's end, below 0 at the noise's.
+    - `std`: positive.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    def sample(self, num_times: int, *, key: PRNGKey) -> Float[Array, " num_times"]:
+        uniform = StratifiedTimeSampling().sample(num_times, key=key)
+        inside = jnp.clip(uniform, 1e-6, 1 - 1e-6)  # the quantile is infinite at 0 and 1
+        return jax.nn.sigmoid(self.mean + self.std * ndtri(inside))
+
+
+class PowerTimeSampling(AbstractTimeSampling):
+    """Density `exponent t^(exponent - 1)`, stratified over the batch.
+
+    **Arguments:**
+
+    - `exponent`: 1 is uniform; below 1 looks more at the noise's end, above 1 at the data's.
+    """
+
+    exponent: float = 1.0
+
+    def __check_init__(self) -> None:
+        if self.exponent <= 0:
+            raise ValueError(f"`exponent` is {self.exponent}: the density is normalisable for a positive one only")
+
+    def sample(self, num_times: int, *, key: PRNGKey) -> Float[Array, " num_times"]:
+        return StratifiedTimeSampling().sample(num_times, key=key) ** (1 / self.exponent)
+
+
+def schedule_loss(path: AbstractPath, t: Float[Array, " batch"], elbo: Float[Array, " batch"]) -> Scalar:
+    """A term of value 0 whose gradient in the path's parameters lowers the variance of the bound.
+
+    The bound is `int h(gamma) d gamma`, whatever the schedule between its ends; times uniform in
+    `t` draw gamma with density `q = 1 / gamma'`, so that the estimate `r = h / q` has second moment
+    `V = int h^2 / q d gamma`. With `h` held fixed at a given gamma,
+    `dV = E[r^2 (d gamma' / gamma' - gamma'' / gamma'^2 d gamma)]`, `d` the change with the
+    parameters at fixed t. This needs no derivative of the network, unlike the pathwise gradient of
+    Kingma et al. 2021, section 5; the gradient returned is that of `log V`.
+
+    **Arguments:**
+
+    - `path`: the path being trained.
+    - `t`: the batch's times.
+    - `elbo`: each example's term of the bound, `r`.
+    """
+    fixed = jax.lax.stop_gradient
+
+    def slope(s: Array) -> Array:
+        return derivative(path.gamma, s)
+
+    gamma, first, second = path.gamma(t), slope(t), derivative(slope, t)
+    share = fixed(jnp.square(elbo) / jnp.mean(jnp.square(elbo)))
+    term = jnp.mean(share * (first / fixed(first) - fixed(second / jnp.square(first)) * gamma))
+    return term - fixed(term)

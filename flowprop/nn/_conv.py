@@ -1,0 +1,103 @@
+"""Convolutional networks with channels last, the layout in which XLA's CPU loops stay fast."""
+
+from itertools import pairwise
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._types import Image, PRNGKey, check_key, check_shape, checked
+from ._linear import Linear
+
+
+class Conv(eqx.Module):
+    """A two-dimensional convolution of `(height, width, channels)`, padded to keep the size.
+
+    **Arguments:**
+
+    - `in_channels`, `out_channels`: how many.
+    - `kernel_size`: its height and width.
+    - `stride`: in both directions.
+    - `key`: for the weights, which are normal with variance `2 / fan-in`.
+    """
+
+    kernel: Float[Array, "size size in_channels out_channels"]
+    bias: Float[Array, " out_channels"]
+    stride: int = eqx.field(static=True)
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 3, *, stride: int = 1, key: PRNGKey
+    ) -> None:
+        shape = (kernel_size, kernel_size, in_channels, out_channels)
+        self.kernel = (2 / (kernel_size**2 * in_channels)) ** 0.5 * jax.random.normal(key, shape)
+        self.bias = jnp.zeros(out_channels)
+        self.stride = stride
+
+    def __call__(self, image: Float[Array, "height width in_channels"]) -> Float[Array, "rows columns out_channels"]:
+        """The image of one image."""
+        strides = (self.stride, self.stride)
+        layout = ("NHWC", "HWIO", "NHWC")
+        (out,) = jax.lax.conv_general_dilated(image[None], self.kernel, strides, "SAME", dimension_numbers=layout)
+        return out + self.bias[None, None]
+
+
+def max_pool(image: Float[Array, "height width channels"]) -> Float[Array, "rows columns channels"]:
+    """The maximum of each 2 x 2 block; an odd last row or column is dropped.
+
+    A reshape: the gradient of XLA's windowed maximum is slow on a CPU.
+    """
+    height, width, channels = image.shape
+    even = image[: height // 2 * 2, : width // 2 * 2]
+    return even.reshape(height // 2, 2, width // 2, 2, channels).max(axis=(1, 3))
+
+
+class ConvEncoder(eqx.Module):
+    """A small convolutional encoder: convolutions, each halved by pooling, and one dense layer.
+
+    **Arguments:**
+
+    - `shape`: `(height, width, channels)` of one image.
+    - `features`: how many numbers come out.
+    - `channels`: of each convolution, one after another.
+    - `kernel_size`: of the convolutions.
+    - `key`: for the initial weights.
+
+    **Raises:** `ValueError` if the image is too small for so many halvings and, when called, for an
+    image of another shape.
+    """
+
+    convolutions: tuple[Conv, ...]
+    dense: Linear
+    shape: tuple[int, int, int] = eqx.field(static=True)
+
+    @checked
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        features: int = 128,
+        *,
+        channels: tuple[int, ...] = (32, 64),
+        kernel_size: int = 3,
+        key: PRNGKey,
+    ) -> None:
+        check_key("key", key)
+        height, width = (size >> len(channels) for size in shape[:2])
+        if min(height, width) < 1:
+            raise ValueError(f"`shape` is {shape}: too small to be halved by each of the {len(channels)} `channels`")
+        *keys, key_dense = jax.random.split(key, len(channels) + 1)
+        sizes = (shape[2], *channels)
+        self.convolutions = tuple(
+            Conv(a, b, kernel_size, key=k) for (a, b), k in zip(pairwise(sizes), keys, strict=True)
+        )
+        self.dense = Linear(height * width * sizes[-1], features, gain=2.0**0.5, key=key_dense)
+        self.shape = shape
+
+    @checked
+    def __call__(self, image: Image) -> Float[Array, " features"]:
+        """The features of one image: floating-point values as they are, bytes divided by 255."""
+        check_shape("image", image, self.shape, "the encoder's `shape`: height, width, channels")
+        h = image.astype(float) / 255 if image.dtype == jnp.uint8 else image
+        for convolution in self.convolutions:
+            h = max_pool(jax.nn.relu(convolution(h)))
+        return jax.nn.relu(self.dense(h.ravel()))

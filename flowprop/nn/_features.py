@@ -1,0 +1,110 @@
+"""Features of a number or of coordinates, at many scales."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, ArrayLike, Float
+
+from .._frozen import Frozen
+from .._types import PRNGKey, check_key, checked
+
+
+class SinusoidalFeatures(eqx.Module):
+    """Cosines and sines of time at fixed frequencies, and time itself.
+
+    `(t, cos 2 pi f_k t, sin 2 pi f_k t)` with `f_k` in geometric progression from
+    `min_frequency` to `max_frequency`, in periods over [0, 1]. (Frequencies meant for the
+    integers of a sequence stay below one period there and tell no two times apart.)
+
+    **Arguments:**
+
+    - `num_frequencies`: how many.
+    - `min_frequency`, `max_frequency`: in periods over [0, 1].
+
+    **Raises:** `ValueError` for fewer than one frequency or a range that is not positive and rising.
+    """
+
+    num_frequencies: int = eqx.field(static=True, default=8)
+    min_frequency: float = eqx.field(static=True, default=0.25)
+    max_frequency: float = eqx.field(static=True, default=8.0)
+
+    def __check_init__(self) -> None:
+        if self.num_frequencies < 1:
+            raise ValueError(f"`num_frequencies` is {self.num_frequencies}: give at least one")
+        if not 0 < self.min_frequency <= self.max_frequency:
+            raise ValueError(
+                f"`min_frequency` and `max_frequency` are {self.min_frequency} and {self.max_frequency}: "
+                "give a positive, rising range"
+            )
+
+    @property
+    def size(self) -> int:
+        """How many features there are."""
+        return 1 + 2 * self.num_frequencies
+
+    @checked
+    def __call__(self, t: Float[ArrayLike, ""]) -> Float[Array, " features"]:
+        """The features of one time."""
+        t = jnp.asarray(t)
+        frequencies = jnp.geomspace(self.min_frequency, self.max_frequency, self.num_frequencies, dtype=t.dtype)
+        angles = 2 * jnp.pi * frequencies * t
+        return jnp.concatenate([t[None], jnp.cos(angles), jnp.sin(angles)])
+
+
+class FourierFeatures(eqx.Module):
+    """Cosines and sines of random projections, `2 pi B z` with `B ~ N(0, scale^2)` (Tancik et al. 2020).
+
+    **Arguments:**
+
+    - `in_size`: how many coordinates.
+    - `num_frequencies`: rows of `B`.
+    - `scale`: standard deviation of the frequencies, in periods over a unit of `z`.
+    - `key`: for `B`, which is not trained.
+    """
+
+    frequencies: Frozen
+
+    @checked
+    def __init__(self, in_size: int, num_frequencies: int = 32, *, scale: float = 1.0, key: PRNGKey) -> None:
+        check_key("key", key)
+        if in_size < 1 or num_frequencies < 1:
+            raise ValueError(
+                f"`in_size` and `num_frequencies` are {in_size} and {num_frequencies}: give positive numbers"
+            )
+        self.frequencies = Frozen(scale * jax.random.normal(key, (num_frequencies, in_size)))
+
+    @property
+    def size(self) -> int:
+        """How many features there are."""
+        return 2 * self.frequencies.array.shape[0]
+
+    @checked
+    def __call__(self, z: Float[Array, " in_size"]) -> Float[Array, " features"]:
+        """The features of one vector."""
+        angles = 2 * jnp.pi * self.frequencies.value.astype(z.dtype) @ z
+        return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)])
+
+
+class PositionalFeatures(eqx.Module):
+    """Coordinates, and their cosines and sines at octaves `2^k pi`, `k < num_octaves` (Mildenhall et al. 2020).
+
+    **Arguments:**
+
+    - `in_size`: how many coordinates.
+    - `num_octaves`: how many octaves of each.
+    """
+
+    in_size: int = eqx.field(static=True)
+    num_octaves: int = eqx.field(static=True, default=4)
+
+    @property
+    def size(self) -> int:
+        """How many features there are."""
+        return self.in_size * (1 + 2 * self.num_octaves)
+
+    @checked
+    def __call__(self, z: Float[Array, " in_size"]) -> Float[Array, " features"]:
+        """The features of one vector."""
+        octaves = jnp.pi * 2.0 ** jnp.arange(self.num_octaves, dtype=z.dtype)
+        angles = (octaves[:, None] * z[None, :]).ravel()
+        return jnp.concatenate([z, jnp.cos(angles), jnp.sin(angles)])

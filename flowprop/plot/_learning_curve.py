@@ -1,0 +1,93 @@
+"""What training did."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+
+from .._types import checked
+from ._classes import color_of
+from ._style import light_grid, panels, plain_log_ticks, tidy, whole_numbers
+
+
+@checked
+def learning_curve(
+    history: Mapping[str, Shaped[Array | np.ndarray, "_"]],
+    *,
+    window: int | None = None,
+    axes: Sequence[Axes] | None = None,
+) -> Figure | SubFigure:
+    """Draw the loss of every step, its running median, and below it one panel for each other record.
+
+    Losses that are all positive have a logarithmic axis.
+
+    **Arguments:**
+
+    - `history`: as `fp.fit` returns it: arrays `'step'` and `'loss'` of one length; any others of the
+        length of `'evaluation_step'`, if that is there, or else of `'step'`.
+    - `window`: the number of losses under the running median; by default a fiftieth of all.
+    - `axes`: axes to draw on, the loss's first; new ones by default.
+
+    **Returns:**
+
+    The figure.
+
+    **Raises:**
+
+    - `ValueError`: `history` lacks `'step'` or `'loss'`, or has an array as long as no steps; `window`
+        is below 1; or `axes` does not hold one panel for the loss and one for each other record.
+    """
+    records = {name: np.asarray(values) for name, values in history.items()}
+    for name in ("step", "loss"):
+        if name not in records:
+            raise ValueError(f"`history` lacks {name!r}: it has {sorted(records)}, not what `fp.fit` returns")
+    if window is not None and window < 1:
+        raise ValueError(f"`window` is {window} where at least 1 loss is needed")
+    curves = {name: _steps_of(name, records) for name in records if name not in ("step", "evaluation_step", "loss")}
+    steps, loss = _steps_of("loss", records), records["loss"].astype(float)
+    loss_ax, *other_axes = panels(axes, 1 + len(curves), size=(5.4, 2.3))
+
+    loss_ax.plot(steps, loss, color=color_of(0), linewidth=0.6, alpha=0.3)
+    loss_ax.plot(*_running_median(steps, loss, window or max(1, len(loss) // 50)), color=color_of(0), linewidth=1.8)
+    for ax, (name, at) in zip(other_axes, curves.items(), strict=True):
+        ax.plot(
+            at,
+            records[name],
+            color=color_of(0),
+            linewidth=1.8,
+            marker="o",
+            markersize=4 if len(at) <= 50 else 0,
+            clip_on=False,
+        )
+    for ax, name in zip([loss_ax, *other_axes], ["loss", *curves], strict=True):
+        light_grid(ax)
+        whole_numbers(ax.xaxis)
+        ax.set_xlim(0, max(steps.max(initial=1), 1))
+        tidy(ax, ylabel=name.replace("_", " "))
+    (other_axes or [loss_ax])[-1].set_xlabel("step")
+    if np.all(loss > 0):
+        loss_ax.set_yscale("log")
+        plain_log_ticks(loss_ax.yaxis)
+    return loss_ax.figure
+
+
+def _steps_of(name: str, records: Mapping[str, Shaped[np.ndarray, "_"]]) -> Shaped[np.ndarray, " length"]:
+    """The steps at which a record was made: of the two series, the one of its length."""
+    for steps in ["step"] if name == "loss" else ["evaluation_step", "step"]:
+        if steps in records and len(records[steps]) == len(records[name]):
+            return records[steps]
+    lengths = {known: len(values) for known, values in records.items()}
+    raise ValueError(
+        f"`history` has no steps for {name!r}, which must be as long as its steps; its lengths are {lengths}"
+    )
+
+
+def _running_median(
+    steps: Shaped[np.ndarray, " length"], values: Float[np.ndarray, " length"], window: int
+) -> tuple[Shaped[np.ndarray, " some"], Float[np.ndarray, " some"]]:
+    """The median of the values around each of about ten steps a window; near the ends, of those there are."""
+    centres = np.arange(0, len(values), max(1, window // 10))
+    medians = [np.median(values[max(0, centre - window // 2) : centre + window // 2 + 1]) for centre in centres]
+    return steps[centres], np.asarray(medians, float)

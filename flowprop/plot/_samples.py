@@ -1,0 +1,14 @@
+"""Points of the plane, many or few."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Array, Float
+from matplotlib.axes import Axes
+
+
+def draw_samples(ax: Axes, samples: Float[Array | np.ndarray, "n 2"], color: str | Sequence[str]) -> None:
+    """Draw points, the smaller the more there are; in a vector format as an image, which keeps the file small."""
+    x, y = np.asarray(samples).T
+    size = float(np.clip(6000 / max(len(x), 1), 1.0, 12.0))
+    ax.scatter(x, y, s=size, c=color, alpha=0.5, linewidths=0, rasterized=True)
