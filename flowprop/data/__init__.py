@@ -1,0 +1,17 @@
+"""Data: toy densities that are known exactly, and images of digits.
+
+Every toy density, such as [`flowprop.data.TwoMoons`][], draws samples with class labels and states its log-density, its
+log-density given the class, and the best possible classification. The functions in lower case draw from them in one
+call. The image data sets come as NumPy arrays: training images, training labels, test images, test labels.
+"""
+
+from ._checkerboard import Checkerboard as Checkerboard, checkerboard as checkerboard
+from ._density import AbstractDensity as AbstractDensity
+from ._digits import digits as digits
+from ._eight_gaussians import EightGaussians as EightGaussians, eight_gaussians as eight_gaussians
+from ._gaussian_mixture import GaussianMixture as GaussianMixture, gaussian_mixture as gaussian_mixture
+from ._idx import read_idx as read_idx
+from ._mnist import mnist as mnist
+from ._pinwheel import Pinwheel as Pinwheel, pinwheel as pinwheel
+from ._spirals import Spirals as Spirals, spirals as spirals
+from ._two_moons import TwoMoons as TwoMoons, two_moons as two_moons

@@ -1,0 +1,111 @@
+"""MNIST, and whatever else comes in its four files."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+from .._types import checked
+from ._download import fetch
+from ._idx import read_idx
+
+
+#: The files, in the order in which `mnist` returns them, and the SHA-256 digests of their uncompressed content.
+DIGESTS = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+_VARIABLE = "FLOWPROP_DATA"
+_REMEDY = f"put {', '.join(DIGESTS)} (or the same with .gz) into a folder, and give it as `root` or in ${_VARIABLE}"
+
+
+@checked
+def mnist(
+    root: str | os.PathLike[str] | None = None,
+) -> tuple[
+    UInt8[np.ndarray, "train 28 28 1"],
+    Int32[np.ndarray, " train"],
+    UInt8[np.ndarray, "test 28 28 1"],
+    Int32[np.ndarray, " test"],
+]:
+    """MNIST's images of handwritten digits (LeCun, Cortes and Burges), or a data set in the same files.
+
+    The four files `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and
+    `t10k-labels-idx1-ubyte` (or spelled `.idx`), as they are or compressed (`.gz`), are read from `root`; else from the
+    folder that the environment variable `FLOWPROP_DATA` names; else they are downloaded once, with a progress bar and
+    checked against their digests, into the user's cache (`pooch.os_cache("flowprop")`).
+
+    A folder may hold any data set of 28 x 28 images in this format, such as Fashion-MNIST; its digests are not checked.
+
+    **Arguments:**
+
+    - `root`: the folder that directly holds the files.
+
+    **Returns:** training images `(60000, 28, 28, 1)`, uint8 from 0 (paper) to 255 (ink), training labels `(60000,)`,
+    int32, test images `(10000, 28, 28, 1)`, and test labels `(10000,)`, as NumPy arrays.
+
+    **Raises:**
+
+    - `FileNotFoundError` if `root` or `$FLOWPROP_DATA` is given but lacks a file.
+    - `ValueError` if a file is damaged, or is not what its name says.
+    - `ConnectionError` if a file cannot be downloaded from any mirror, `OSError` if it cannot be saved, `ImportError`
+      if pooch is not installed.
+    """
+    folder = (os.environ.get(_VARIABLE) or None) if root is None else root
+    paths = _downloaded() if folder is None else _local(Path(folder).expanduser())
+    train_images, train_labels = _read_pair(*paths[:2])
+    test_images, test_labels = _read_pair(*paths[2:])
+    return train_images, train_labels, test_images, test_labels
+
+
+def _local(folder: Path) -> list[Path]:
+    found = [_find(folder, name) for name in DIGESTS]
+    missing = [name for name, path in zip(DIGESTS, found, strict=True) if path is None]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} lacks {', '.join(missing)}: {_REMEDY} (files in folders further down are not looked for)"
+        )
+    return [path for path in found if path is not None]
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    spellings = (name, name.replace("-idx", ".idx"))
+    candidates = [folder / (spelling + suffix) for spelling in spellings for suffix in ("", ".gz")]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _downloaded() -> list[Path]:
+    try:
+        import pooch
+    except ImportError as error:
+        raise ImportError(f"a download needs pooch: `pip install 'flowprop[data]'`, or {_REMEDY}") from error
+    folder = Path(pooch.os_cache("flowprop")) / "mnist"
+    return [fetch(f"{name}.gz", digest, MIRRORS, folder, _REMEDY) for name, digest in DIGESTS.items()]
+
+
+def _read_pair(images_path: Path, labels_path: Path) -> tuple[UInt8[np.ndarray, "n 28 28 1"], Int32[np.ndarray, " n"]]:
+    images, labels = read_idx(images_path), read_idx(labels_path)
+    if images.dtype != np.uint8 or images.shape[1:] != (28, 28):
+        raise ValueError(_wrong(images_path, images, "images, uint8 of shape (n, 28, 28)"))
+    if labels.dtype != np.uint8 or labels.ndim != 1:
+        raise ValueError(_wrong(labels_path, labels, "labels, uint8 of shape (n,)"))
+    if len(images) != len(labels):
+        raise ValueError(
+            f"{images_path} holds {len(images)} images and {labels_path} {len(labels)} labels: "
+            "take both from the same data set, and both for training or both for testing"
+        )
+    return images[..., None], labels.astype(np.int32)
+
+
+def _wrong(path: Path, array: np.ndarray, wanted: str) -> str:
+    return (
+        f"{path} holds {array.dtype} of shape {array.shape} where {wanted}, are needed: is it another file under this "
+        "name? (`read_idx` reads any IDX file)"
+    )
