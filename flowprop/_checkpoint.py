@@ -3,10 +3,10 @@
 import io
 import json
 import os
-import tempfile
+import uuid
 import zipfile
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -40,9 +40,10 @@ def save(path: str | os.PathLike[str], model: PyTree) -> None:
     """
     path = Path(path)
     entries: dict[str, Any] = {}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    # Not `tempfile`, whose files only their owner may read.
+    temporary = path.with_name(f".{uuid.uuid4().hex}.part")
     try:
-        with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as archive:
+        with open(temporary, "xb") as file, zipfile.ZipFile(file, "w") as archive:
             for index, (name, leaf) in enumerate(_leaves(model).items()):
                 entries[name] = _describe(leaf)
                 if isinstance(leaf, _NUMBERS):
@@ -55,7 +56,7 @@ def save(path: str | os.PathLike[str], model: PyTree) -> None:
             archive.writestr(_HEADER, json.dumps({"format": _FORMAT, "leaves": entries}))
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -76,18 +77,32 @@ def load(path: str | os.PathLike[str], like: Model) -> Model:
     """
     path = Path(path)
     wanted = _leaves(like)
-    try:
-        with zipfile.ZipFile(path) as archive:
-            header = json.loads(archive.read(_HEADER))
-            if header["format"] != _FORMAT:
-                raise ValueError(f"`path` {path} has format {header['format']!r} where this version reads {_FORMAT!r}")
-            entries = header["leaves"]
-            _compare(path, entries, wanted)
-            values = [_read(archive, entries[name], leaf) for name, leaf in wanted.items()]
-    except (zipfile.BadZipFile, KeyError, EOFError, json.JSONDecodeError) as error:
-        raise ValueError(f"`path` {path} is damaged or no file of `fp.save`: {error}") from error
+    with open(path, "rb") as file:
+        try:
+            values = _values(path, file, wanted)
+        except _Mismatch:
+            raise
+        except Exception as error:  # a flipped bit may raise anything: a zip asks for a password, a JSON is a number
+            raise ValueError(f"`path` {path} is damaged or no file of `fp.save`: {error}") from error
     structure = jax.tree.structure(eqx.filter(like, _is_value))
     return eqx.combine(jax.tree.unflatten(structure, values), like)
+
+
+class _Mismatch(ValueError):
+    """A file in order, but not the one that was asked for."""
+
+
+def _values(path: Path, file: IO[bytes], wanted: dict[str, Any]) -> list[Any]:
+    with zipfile.ZipFile(file) as archive:
+        header = json.loads(archive.read(_HEADER))
+        if header["format"] != _FORMAT:
+            raise _Mismatch(
+                f"`path` {path} has format {header['format']!r} where this version reads {_FORMAT!r}: "
+                "read it by the version of flowprop that wrote it, or a newer one"
+            )
+        entries = header["leaves"]
+        _compare(path, entries, wanted)
+        return [_read(archive, entries[name], leaf) for name, leaf in wanted.items()]
 
 
 def _is_value(leaf: Any) -> bool:
@@ -122,18 +137,23 @@ def _compare(path: Path, entries: dict[str, Any], wanted: dict[str, Any]) -> Non
     for name in [*entries, *wanted]:
         if name not in wanted or name not in entries:
             where = "`like`" if name in entries else f"the file {path}"
-            raise ValueError(f"{where} has no leaf {name!r}: {remedy}")
+            raise _Mismatch(f"{where} has no leaf {name!r}: {remedy}")
         have, want = entries[name], _describe(wanted[name])
         if any(have.get(what) != want[what] for what in want):
             have = {what: have[what] for what in have if what not in ("file", "value")}
-            raise ValueError(f"`like` has {want} at {name!r} where the file {path} has {have}: {remedy}")
+            raise _Mismatch(f"`like` has {want} at {name!r} where the file {path} has {have}: {remedy}")
 
 
 def _read(archive: zipfile.ZipFile, entry: dict[str, Any], leaf: Any) -> Any:
     if "value" in entry:
         return type(leaf)(entry["value"])
     array = np.load(io.BytesIO(archive.read(entry["file"])), allow_pickle=False)
+    plain = _plain(leaf)
+    if (array.shape, array.dtype) != (plain.shape, plain.dtype):
+        raise ValueError(f"{entry['file']} holds {array.dtype}{list(array.shape)} where its header says otherwise")
     if _is_key(leaf):
         return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(leaf))
     array = array.view(leaf.dtype)
+    if isinstance(leaf, np.generic):
+        return array[()]
     return jnp.asarray(array) if isinstance(leaf, jax.Array) else array

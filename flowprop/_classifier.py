@@ -15,7 +15,7 @@ from ._embedding import AbstractReadout, Embedding, RadialReadout
 from ._flow import Flow
 from ._prediction import CategoricalPrediction
 from ._solve import AbstractIntegrator, draw_start, example_keys, label_integrator, transport
-from ._types import Inputs, Labels, Point, PRNGKey, Scalar, Time, check_key, check_shape, checked
+from ._types import Inputs, Labels, Point, PRNGKey, Scalar, Time, check_key, check_positive, check_shape, checked
 
 
 class AbstractObjective(eqx.Module):
@@ -62,7 +62,7 @@ class Classifier(eqx.Module):
     - `objective`: by default [`flowprop.CrossEntropyObjective`][]`()` for a categorical prediction and
       [`flowprop.RegressionObjective`][]`()` for any other.
 
-    **Raises:** `ValueError` if flow and embedding differ in shape.
+    **Raises:** `ValueError` if flow and embedding differ in shape, or the objective needs another prediction.
     """
 
     encoder: Callable[[Any], PyTree]
@@ -87,6 +87,11 @@ class Classifier(eqx.Module):
         if objective is None:
             categorical = isinstance(flow.prediction, CategoricalPrediction)
             objective = CrossEntropyObjective() if categorical else RegressionObjective()
+        elif isinstance(objective, CrossEntropyObjective) and not isinstance(flow.prediction, CategoricalPrediction):
+            raise ValueError(
+                f"`objective` is the cross-entropy of logits, and the network of `flow` gives "
+                f"{type(flow.prediction).__name__}: use `fp.CategoricalPrediction()` or `fp.RegressionObjective()`"
+            )
         self.encoder = eqx.nn.Identity() if encoder is None else encoder
         self.flow = flow
         self.embedding = embedding
@@ -113,6 +118,8 @@ class Classifier(eqx.Module):
         - `labels`: their classes, `(n,)`.
         - `key`: for times and noise.
 
+        **Returns:** a scalar.
+
         **Raises:** `ValueError` if there are not as many labels as inputs, or one is out of range.
         """
         inputs, labels = jnp.asarray(inputs), jnp.asarray(labels)
@@ -123,11 +130,14 @@ class Classifier(eqx.Module):
         t = self.flow.sample_times(labels.shape[0], key=key_t).astype(z1.dtype)
         z0 = jax.random.normal(key_z, z1.shape, z1.dtype)
 
-        def one(example: Array, label: Array, t: Array, z0: Point, z1: Point) -> Scalar:
-            condition = self._condition(self.encoder(example), matrix)
-            return self.objective(self.flow, t, z0, z1, condition, label)
+        flow = self.flow.with_fixed_path()
 
-        return jnp.mean(jax.vmap(one)(inputs, labels, t, z0, z1))
+        def one(example: Array, label: Array, t: Array, z0: Point, z1: Point) -> tuple[Scalar, Scalar]:
+            condition = self._condition(self.encoder(example), matrix)
+            return self.objective(flow, t, z0, z1, condition, label), flow.unweighted_error(t, z0, z1, condition)
+
+        errors, squares = jax.vmap(one)(inputs, labels, t, z0, z1)
+        return jnp.mean(errors) + self.flow.schedule_loss(t, squares)
 
     @checked
     def predict_proba(
@@ -152,11 +162,11 @@ class Classifier(eqx.Module):
         - `batch_size`: how many inputs are in memory at once.
 
         **Returns:** probabilities `(n, classes)`.
+
+        **Raises:** `ValueError` if `num_draws` or `batch_size` is not positive.
         """
         check_key("key", key)
-        for name, count in (("num_draws", num_draws), ("batch_size", batch_size)):
-            if count < 1:
-                raise ValueError(f"`{name}` is {count}: give a positive number")
+        check_positive(num_draws=num_draws, batch_size=batch_size)
         integrator = label_integrator() if integrator is None else integrator
         return _predict(self, jnp.asarray(inputs), key, integrator, num_draws, batch_size)
 
@@ -207,5 +217,11 @@ def _predict(
 
         return jnp.mean(jax.vmap(draw)(example_keys(key, num_draws)), axis=0)
 
+    # Chunks of one size, the last filled up by the last input: a ragged one would be compiled anew.
+    num_inputs = inputs.shape[0]
+    chunks = max(1, -(-num_inputs // batch_size))
+    size = max(1, -(-num_inputs // chunks))
+    if num_inputs < chunks * size and num_inputs:
+        inputs = inputs[jnp.clip(jnp.arange(chunks * size), max=num_inputs - 1)]
     keys = example_keys(key, inputs.shape[0])
-    return jax.lax.map(one, (inputs, keys), batch_size=batch_size)
+    return jax.lax.map(one, (inputs, keys), batch_size=size)[:num_inputs]

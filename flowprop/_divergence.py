@@ -2,14 +2,13 @@
 
 import abc
 from collections.abc import Callable
-from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ._types import Point, PRNGKey, Scalar
+from ._types import Point, PRNGKey, Scalar, checked
 
 
 class AbstractDivergence(eqx.Module):
@@ -18,8 +17,6 @@ class AbstractDivergence(eqx.Module):
     The tangents along which the Jacobian is taken are drawn once per solve: an estimate that
     changes from one evaluation to the next defeats adaptive step control.
     """
-
-    needs_key: eqx.AbstractClassVar[bool]
 
     @abc.abstractmethod
     def tangents(self, z: Point, *, key: PRNGKey | None) -> Float[Array, "tangents *shape"]:
@@ -40,8 +37,6 @@ class AbstractDivergence(eqx.Module):
 class ExactDivergence(AbstractDivergence):
     """The trace itself, by as many Jacobian-vector products as there are dimensions."""
 
-    needs_key: ClassVar[bool] = False
-
     def tangents(self, z: Point, *, key: PRNGKey | None) -> Float[Array, "tangents *shape"]:
         return jnp.eye(z.size, dtype=z.dtype).reshape(z.size, *z.shape)
 
@@ -49,6 +44,7 @@ class ExactDivergence(AbstractDivergence):
         return jnp.sum(tangents * products)
 
 
+@checked
 class HutchinsonDivergence(AbstractDivergence):
     """The mean of `v . J v` over probes `v` with entries +1 or -1 (Hutchinson 1990).
 
@@ -62,8 +58,6 @@ class HutchinsonDivergence(AbstractDivergence):
     """
 
     num_probes: int = 1
-
-    needs_key: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
         if self.num_probes < 1:

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ._frozen import Frozen, unfrozen
-from ._types import Labels, Point, PRNGKey, check_key, checked
+from ._types import Labels, Point, PRNGKey, Real, check_key, checked
 
 
+@checked
 class Embedding(eqx.Module):
     """One point for each class: the clean end `u_y` of a label's flow.
 
@@ -22,7 +23,7 @@ class Embedding(eqx.Module):
     """
 
     rows: Array | Frozen
-    norm: float | None = None
+    norm: Real | None = None
 
     @property
     def matrix(self) -> Float[Array, "classes *shape"]:
@@ -47,20 +48,24 @@ class Embedding(eqx.Module):
 
 
 @checked
-def one_hot_embedding(num_classes: int, *, norm: float = 1.0) -> Embedding:
+def one_hot_embedding(num_classes: int, *, norm: Real = 1.0) -> Embedding:
     """Fixed, orthogonal embeddings: `norm` times the unit vectors.
 
     **Arguments:**
 
     - `num_classes`: at least 2.
     - `norm`: their length. Lengths far above 1 give the label away while most of it is still noise.
+
+    **Returns:** the embedding, of points `(num_classes,)`.
+
+    **Raises:** `ValueError` for fewer than 2 classes.
     """
     _check_classes(num_classes)
     return Embedding(Frozen(norm * jnp.eye(num_classes)))
 
 
 @checked
-def learned_embedding(num_classes: int, dim: int, *, norm: float = 1.0, key: PRNGKey) -> Embedding:
+def learned_embedding(num_classes: int, dim: int, *, norm: Real = 1.0, key: PRNGKey) -> Embedding:
     """Embeddings that are trained, on a sphere.
 
     **Arguments:**
@@ -69,6 +74,10 @@ def learned_embedding(num_classes: int, dim: int, *, norm: float = 1.0, key: PRN
     - `dim`: of the space that they lie in.
     - `norm`: the sphere's radius, which keeps them from growing.
     - `key`: for the initial directions.
+
+    **Returns:** the embedding, of points `(dim,)`.
+
+    **Raises:** `ValueError` for fewer than 2 classes or a `dim` that is not positive.
     """
     _check_classes(num_classes)
     check_key("key", key)
@@ -90,6 +99,7 @@ class AbstractReadout(eqx.Module):
         """Log-probabilities of the classes at `z`."""
 
 
+@checked
 class RadialReadout(AbstractReadout):
     """Softmax of `-|z - u_k|^2 / (2 s^2)`: each class a gaussian about its embedding (NoProp, eq. 15-16).
 
@@ -100,7 +110,7 @@ class RadialReadout(AbstractReadout):
     **Raises:** `ValueError` if `scale` is not positive.
     """
 
-    scale: float = 0.2
+    scale: Real = 0.2
 
     def __check_init__(self) -> None:
         if self.scale <= 0:

@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from ._frozen import stop_gradient, trainable
 from ._path import AbstractPath, CondOTPath, Estimate, VPPath
@@ -88,6 +88,8 @@ class Flow(eqx.Module):
         - `z`: one point on the path, of the flow's `shape`.
         - `x`: the condition that the network takes.
 
+        **Returns:** the velocity, of `z`'s shape.
+
         **Raises:** `ValueError` for a `z` of another shape or a time outside of the span (at run
         time if `t` is traced).
         """
@@ -139,8 +141,10 @@ class Flow(eqx.Module):
         - `x`: the condition that the network takes.
 
         **Returns:** a scalar, the squared error summed over dimensions times the weight.
+
+        **Raises:** `ValueError` for a `z0` or `z1` of another shape.
         """
-        return self._weight(jnp.asarray(t, z1.dtype)) * self._error(t, z0, z1, x)
+        return self._weight(jnp.asarray(t, z1.dtype)) * self.unweighted_error(t, z0, z1, x)
 
     @checked
     def loss(self, z1: Points, x: PyTree = None, *, key: PRNGKey) -> Scalar:
@@ -156,6 +160,8 @@ class Flow(eqx.Module):
         - `x`: the conditions; each leaf carries the batch axis.
         - `key`: for times and noise.
 
+        **Returns:** a scalar.
+
         **Raises:** `ValueError` if `z1` is not a batch of the flow's `shape` or a leaf of `x` has
         another batch size.
         """
@@ -166,20 +172,28 @@ class Flow(eqx.Module):
         key_t, key_z = jax.random.split(key)
         t = self.sample_times(z1.shape[0], key=key_t).astype(z1.dtype)
         z0 = jax.random.normal(key_z, z1.shape, z1.dtype)
-        fixed = eqx.tree_at(lambda flow: flow.path, self, stop_gradient(self.path))
-        errors = jax.vmap(fixed._error)(t, z0, z1, x)
-        loss = jnp.mean(jax.vmap(fixed._weight)(t) * errors)
+        fixed = self.with_fixed_path()
+        errors = jax.vmap(fixed.unweighted_error)(t, z0, z1, x)
+        return jnp.mean(jax.vmap(fixed._weight)(t) * errors) + self.schedule_loss(t, errors)
+
+    def with_fixed_path(self) -> "Flow":
+        """This flow, with no gradient flowing into its path: the path is trained by `schedule_loss`."""
+        return eqx.tree_at(lambda flow: flow.path, self, stop_gradient(self.path))
+
+    def schedule_loss(self, t: Float[Array, " batch"], errors: Float[Array, " batch"]) -> Scalar:
+        """0, with the gradient that trains a learnable schedule on a batch's unweighted errors."""
         if not any(jax.tree.leaves(trainable(self.path))):
-            return loss
-        bound = jax.vmap(partial(ELBOWeighting().weight, fixed.path, self.prediction))(t) * errors
-        return loss + schedule_loss(self.path, t, jax.lax.stop_gradient(bound))
+            return jnp.zeros((), errors.dtype)
+        weights = jax.vmap(partial(ELBOWeighting().weight, self.path, self.prediction))(t)
+        return schedule_loss(self.path, t, jax.lax.stop_gradient(weights * errors))
 
     def sample_times(self, num_times: int, *, key: PRNGKey) -> Array:
         """Training times, `(num_times,)`, within the flow's span."""
         start, end = self.span
         return start + (end - start) * self.time_sampling.sample(num_times, key=key)
 
-    def _error(self, t: Time, z0: Point, z1: Point, x: PyTree) -> Scalar:
+    def unweighted_error(self, t: Time, z0: Point, z1: Point, x: PyTree = None) -> Scalar:
+        """One example's error in the units of the network's output. Arguments as of `error`."""
         for name, array in (("z0", z0), ("z1", z1)):
             check_shape(name, array, self.shape, "the flow's `shape` is that of one example")
         t = jnp.asarray(t, z1.dtype)
@@ -232,7 +246,9 @@ def fm_flow(
 ) -> Flow:
     """Flow matching: the straight path, velocity prediction, weight 1 (Lipman et al. 2023).
 
-    Arguments as of [`flowprop.Flow`][].
+    **Arguments:** as of [`flowprop.Flow`][].
+
+    **Returns:** the flow.
     """
     return Flow(
         network, CondOTPath(), VelocityPrediction(), shape=shape, weighting=weighting, time_sampling=time_sampling
@@ -260,6 +276,8 @@ def ct_flow(
     - `prediction`: by default [`flowprop.TargetPrediction`][].
     - `weighting`: by default the evidence lower bound's `SNR'(t)/2` for a plain target, and 1, in the
       units of the network's output, for any other prediction.
+
+    **Returns:** the flow.
     """
     schedule = SigmoidNoiseSchedule() if schedule is None else schedule
     prediction = TargetPrediction() if prediction is None else prediction
@@ -279,7 +297,11 @@ def df_flow(
 ) -> Flow:
     """Denoising diffusion: the variance-preserving path, noise prediction, weight 1 (Ho et al. 2020).
 
-    Arguments as of [`flowprop.ct_flow`][]; `weighting=fp.ELBOWeighting()` gives `gamma'/2`.
+    `weighting=fp.ELBOWeighting()` gives `gamma'/2`.
+
+    **Arguments:** as of [`flowprop.ct_flow`][].
+
+    **Returns:** the flow.
     """
     schedule = SigmoidNoiseSchedule() if schedule is None else schedule
     return Flow(

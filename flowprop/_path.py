@@ -120,6 +120,7 @@ class CondOTPath(AbstractPath):
         return Estimate(z + self.sigma(t) * velocity, z - t * velocity, velocity)
 
 
+@checked
 class VPPath(AbstractPath):
     """The variance-preserving path: `alpha^2 = sigmoid(gamma)`, `sigma^2 = sigmoid(-gamma)`.
 

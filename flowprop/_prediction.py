@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ._path import AbstractPath, Estimate, derivative
-from ._types import Point, Scalar, Time
+from ._types import Point, Real, Scalar, Time, checked
 
 
 def _square(difference: Point) -> Scalar:
@@ -107,6 +107,7 @@ class VelocityPrediction(AbstractPointPrediction):
         return jnp.square(slope)
 
 
+@checked
 class PreconditionedPrediction(AbstractPointPrediction):
     """The network returns `F`, the part of the target that a gaussian's denoiser cannot know.
 
@@ -123,7 +124,7 @@ class PreconditionedPrediction(AbstractPointPrediction):
     **Raises:** `ValueError` if `data_std` is not positive.
     """
 
-    data_std: float
+    data_std: Real
 
     def __check_init__(self) -> None:
         if self.data_std <= 0:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from ._frozen import Frozen, unfrozen
-from ._types import PRNGKey, check_key, checked
+from ._types import PRNGKey, Real, check_key, checked
 
 
 class AbstractNoiseSchedule(eqx.Module):
@@ -47,6 +47,7 @@ class CosineNoiseSchedule(AbstractNoiseSchedule):
         return _logit(0.01 + 0.98 * jnp.sin(jnp.pi / 2 * jnp.asarray(t)))
 
 
+@checked
 class SigmoidNoiseSchedule(AbstractNoiseSchedule):
     """`gamma = scale (t - 1/2)`, so that `alpha^2` is a sigmoid of time.
 
@@ -61,7 +62,7 @@ class SigmoidNoiseSchedule(AbstractNoiseSchedule):
     **Raises:** `ValueError` if `scale` is not positive.
     """
 
-    scale: float = 13.0
+    scale: Real = 13.0
 
     def __check_init__(self) -> None:
         if self.scale <= 0:
@@ -102,7 +103,7 @@ class LearnableNoiseSchedule(AbstractNoiseSchedule):
     def __init__(
         self,
         hidden_dims: tuple[int, ...] = (64, 64),
-        gamma_range: tuple[float, float] = (-4.0, 4.0),
+        gamma_range: tuple[Real, Real] = (-4.0, 4.0),
         *,
         key: PRNGKey,
     ) -> None:

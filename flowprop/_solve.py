@@ -4,29 +4,29 @@ The only room that knows Diffrax.
 """
 
 import abc
-from typing import ClassVar
+from typing import Any
 
 import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Float, Int, PyTree
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from ._divergence import AbstractDivergence, ExactDivergence
 from ._flow import Flow, check_condition
-from ._types import Point, Points, PRNGKey, Scalar, Time, check_key, check_shape, checked
+from ._types import Point, Points, PRNGKey, Real, Scalar, Time, check_key, check_positive, check_shape, checked
 
 
 class AbstractIntegrator(eqx.Module):
     """How a flow is integrated: a Diffrax solver and its steps."""
 
     solver: eqx.AbstractVar[dfx.AbstractSolver]
-    needs_key: eqx.AbstractClassVar[bool]
 
     @abc.abstractmethod
     def integrate(
-        self, flow: Flow, z: Point, x: PyTree, t0: float, t1: float, saveat: dfx.SaveAt, key: PRNGKey | None
+        self, flow: Flow, z: Point, x: PyTree, t0: Time, t1: Time, saveat: dfx.SaveAt, key: PRNGKey | None
     ) -> dfx.Solution:
         """One example's solution from `t0` to `t1`."""
 
@@ -51,11 +51,9 @@ class ODEIntegrator(AbstractIntegrator):
 
     solver: dfx.AbstractSolver
     stepsize_controller: dfx.AbstractStepSizeController
-    dt0: float
+    dt0: Float[Array | np.ndarray, ""]
     max_steps: int | None = eqx.field(static=True)
     adjoint: dfx.AbstractAdjoint
-
-    needs_key: ClassVar[bool] = False
 
     @checked
     def __init__(
@@ -63,7 +61,7 @@ class ODEIntegrator(AbstractIntegrator):
         solver: dfx.AbstractSolver | None = None,
         stepsize_controller: dfx.AbstractStepSizeController | None = None,
         *,
-        dt0: float | None = None,
+        dt0: Real | None = None,
         max_steps: int | None = 4096,
         adjoint: dfx.AbstractAdjoint | None = None,
     ) -> None:
@@ -75,17 +73,18 @@ class ODEIntegrator(AbstractIntegrator):
         self.solver = dfx.Tsit5() if solver is None else solver
         self.stepsize_controller = stepsize_controller
         # Not left to Diffrax, whose choice of a first step costs two evaluations.
-        self.dt0 = 0.05 if dt0 is None else dt0
+        # An array, so that another step needs no new compilation.
+        self.dt0 = np.asarray(0.05 if dt0 is None else dt0, float)
         self.max_steps = max_steps
         self.adjoint = dfx.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
 
     def integrate(
-        self, flow: Flow, z: Point, x: PyTree, t0: float, t1: float, saveat: dfx.SaveAt, key: PRNGKey | None
+        self, flow: Flow, z: Point, x: PyTree, t0: Time, t1: Time, saveat: dfx.SaveAt, key: PRNGKey | None
     ) -> dfx.Solution:
         return self.solve(dfx.ODETerm(lambda t, z, x: flow.estimate(t, z, x).velocity), z, x, t0, t1, saveat)
 
     def solve(
-        self, term: dfx.AbstractTerm, y: PyTree, args: PyTree, t0: float, t1: float, saveat: dfx.SaveAt
+        self, term: dfx.AbstractTerm, y: PyTree, args: PyTree, t0: Time, t1: Time, saveat: dfx.SaveAt
     ) -> dfx.Solution:
         """Any ODE by this solver and these steps."""
         start, end = _times(t0, t1, y)
@@ -94,7 +93,7 @@ class ODEIntegrator(AbstractIntegrator):
             self.solver,
             start,
             end,
-            self.dt0 if t0 < t1 else -self.dt0,
+            jnp.sign(end - start) * self.dt0.astype(start.dtype),
             y,
             args,
             saveat=saveat,
@@ -121,8 +120,6 @@ class SDEIntegrator(AbstractIntegrator):
     num_steps: int = eqx.field(static=True)
     solver: dfx.AbstractSolver
 
-    needs_key: ClassVar[bool] = True
-
     @checked
     def __init__(self, num_steps: int = 200, *, solver: dfx.AbstractSolver | None = None) -> None:
         if num_steps < 1:
@@ -131,10 +128,10 @@ class SDEIntegrator(AbstractIntegrator):
         self.solver = dfx.Euler() if solver is None else solver
 
     def integrate(
-        self, flow: Flow, z: Point, x: PyTree, t0: float, t1: float, saveat: dfx.SaveAt, key: PRNGKey | None
+        self, flow: Flow, z: Point, x: PyTree, t0: Time, t1: Time, saveat: dfx.SaveAt, key: PRNGKey | None
     ) -> dfx.Solution:
-        if t0 >= t1:
-            raise ValueError(f"`t0` is {t0} and `t1` {t1}: the reverse SDE runs from noise to data, so give t0 < t1")
+        if key is None:
+            raise ValueError("`key` is None: an SDE draws random numbers, so give `jax.random.key(seed)`")
 
         def drift(t: Time, z: Point, x: PyTree) -> Point:
             estimate = flow.estimate(t, z, x)
@@ -145,10 +142,9 @@ class SDEIntegrator(AbstractIntegrator):
 
         structure = jax.ShapeDtypeStruct(z.shape, z.dtype)
         start, end = _times(t0, t1, z)
-        step = (t1 - t0) / self.num_steps
-        brownian = dfx.VirtualBrownianTree(
-            start, end, tol=step / 2, shape=structure, key=key, levy_area=_levy_area(self.solver)
-        )
+        step = (end - start) / self.num_steps
+        # Steps are equal and none is rejected, so that increments need not fit into a tree.
+        brownian = dfx.UnsafeBrownianPath(structure, key, _levy_area(self.solver))
         return dfx.diffeqsolve(
             dfx.MultiTerm(dfx.ODETerm(drift), dfx.ControlTerm(diffusion, brownian)),
             self.solver,
@@ -159,15 +155,16 @@ class SDEIntegrator(AbstractIntegrator):
             x,
             saveat=saveat,
             max_steps=self.num_steps + 1,
+            adjoint=dfx.DirectAdjoint(),
         )
 
 
-def _times(t0: float, t1: float, y: PyTree) -> tuple[Array, Array]:
+def _times(t0: Time, t1: Time, y: PyTree) -> tuple[Array, Array]:
     dtype = jnp.result_type(*jax.tree.leaves(y))
     return jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
 
 
-def _levy_area(solver: dfx.AbstractSolver) -> type[dfx.AbstractBrownianIncrement]:
+def _levy_area(solver: dfx.AbstractSolver) -> Any:
     if not isinstance(solver, dfx.AbstractSRK):
         return dfx.BrownianIncrement
     areas = (dfx.BrownianIncrement, dfx.SpaceTimeLevyArea, dfx.SpaceTimeTimeLevyArea)
@@ -180,8 +177,8 @@ def solve(
     z: Point,
     x: PyTree = None,
     *,
-    t0: float | None = None,
-    t1: float | None = None,
+    t0: Real | None = None,
+    t1: Real | None = None,
     saveat: dfx.SaveAt | None = None,
     integrator: AbstractIntegrator | None = None,
     key: PRNGKey | None = None,
@@ -216,9 +213,12 @@ def solve(
             raise ValueError(
                 f"`{name}` is {t}, outside of the flow's span [{start}, {end}] where its velocity is finite"
             )
-    _check_randomness(integrator, key)
+    if t0 >= t1 and isinstance(integrator, SDEIntegrator):
+        raise ValueError(f"`t0` is {t0} and `t1` {t1}: the reverse SDE runs from noise to data, so give t0 < t1")
+    if key is not None:
+        check_key("key", key)
     saveat = dfx.SaveAt(t1=True) if saveat is None else saveat
-    return _solve(integrator, flow, z, x, t0, t1, saveat, key)
+    return _solve(integrator, flow, z, x, *_times(t0, t1, z), saveat, key)
 
 
 @eqx.filter_jit
@@ -254,7 +254,7 @@ def draw_start(flow: Flow, key: PRNGKey) -> Point:
     return base_std(flow) * jax.random.normal(key, flow.shape)
 
 
-def example_keys(key: PRNGKey, num_examples: int) -> PRNGKey:
+def example_keys(key: PRNGKey, num_examples: int) -> Key[Array, " examples"]:
     """A key for each example that does not depend on how many there are."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(num_examples))
 
@@ -284,12 +284,11 @@ def sample(
 
     **Returns:** samples in data coordinates, `z(1) / alpha(1)`, of shape `(num_samples, *shape)`.
 
-    **Raises:** `ValueError` if a leaf of `x` has another batch size or `num_samples` is negative.
+    **Raises:** `ValueError` if a leaf of `x` has another batch size or `num_samples` is not positive.
     """
     integrator = ODEIntegrator() if integrator is None else integrator
     check_key("key", key)
-    if num_samples < 0:
-        raise ValueError(f"`num_samples` is {num_samples}: it cannot be negative")
+    check_positive(num_samples=num_samples)
     check_condition(x, num_samples)
     return _sample(flow, num_samples, x, key, integrator)
 
@@ -337,7 +336,8 @@ def log_prob(
     divergence = ExactDivergence() if divergence is None else divergence
     if not isinstance(integrator, ODEIntegrator):
         raise TypeError(f"`integrator` is {type(integrator).__name__}: a likelihood needs the ODE, `fp.ODEIntegrator`")
-    _check_randomness(divergence, key)
+    if key is not None:
+        check_key("key", key)
     z1 = jnp.asarray(z1)
     check_shape("z1", z1, (None, *flow.shape), "a batch axis, then the flow's `shape`")
     check_condition(x, z1.shape[0])
@@ -370,13 +370,6 @@ def _log_prob(
 
     keys = None if key is None else example_keys(key, z1.shape[0])
     return jax.vmap(one)(z1, x, keys)
-
-
-def _check_randomness(user: AbstractIntegrator | AbstractDivergence, key: PRNGKey | None) -> None:
-    if key is not None:
-        check_key("key", key)
-    elif user.needs_key:
-        raise ValueError(f"`key` is None where {type(user).__name__} draws random numbers: give `jax.random.key(seed)`")
 
 
 @checked

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -14,10 +14,18 @@ from jaxtyping import Array, ArrayLike, Float, Int, PyTree
 from tqdm.auto import tqdm
 
 from ._frozen import trainable
-from ._types import PRNGKey, check_key, checked
+from ._types import PRNGKey, Real, check_key, checked
 
 
-Model = TypeVar("Model")
+@runtime_checkable
+class Trainable(Protocol):
+    """Anything with `loss(*batch, key=key)`, a scalar."""
+
+    @property
+    def loss(self) -> Callable[..., Array]: ...
+
+
+Model = TypeVar("Model", bound=Trainable)
 History = dict[str, np.ndarray]
 
 
@@ -46,7 +54,7 @@ class Trainer:
         *,
         batch_size: int,
         key: PRNGKey,
-        ema: float | None,
+        ema: Real | None,
         steps_per_call: int | None,
     ) -> None:
         parameters, self._rest = eqx.partition(model, trainable(model))
@@ -95,15 +103,16 @@ class Trainer:
             state, losses = jax.lax.fori_loop(0, count, body, (state, jnp.zeros(self.steps_per_call)))
             return jax.tree.leaves(state), losses
 
-        # Copies, for what is donated is gone: the caller's model must not be.
         state = TrainState(
-            jax.tree.map(jnp.copy, parameters),
+            parameters,
             optimiser.init(parameters),
-            () if ema is None else jax.tree.map(jnp.copy, parameters),
+            () if ema is None else parameters,
             jnp.arange(num_examples),
             jnp.zeros((), int),
         )
-        self._leaves, self._structure = jax.tree.flatten(jax.tree.map(jnp.asarray, state))
+        leaves, self._structure = jax.tree.flatten(state)
+        # Copies, for what is donated is gone: the caller's model, which an optimiser may keep too, must not be.
+        self._leaves = [jnp.copy(leaf) for leaf in leaves]
         self._constants = (fixed, data, key)
         self._call = jax.jit(call, donate_argnums=0)
         if steps_per_call is None:
@@ -140,7 +149,7 @@ def fit(
     steps: int,
     batch_size: int,
     key: PRNGKey,
-    ema: float | None = None,
+    ema: Real | None = None,
     evaluate: Callable[[Model], Mapping[str, float]] | None = None,
     evaluate_every: int | None = None,
     steps_per_call: int | None = None,
@@ -161,7 +170,7 @@ def fit(
     - `batch_size`: at most the number of examples.
     - `key`: for the order of the data and the model's own draws. The same key gives the same result.
     - `ema`: the decay of an exponential moving average of the parameters (0.999, say), which then
-      are those of the model returned. It starts as a plain mean, free of the initial values.
+      are those of the model returned. It starts short, free of the initial values.
     - `evaluate`: called on the (averaged) model every `evaluate_every` steps and at the end;
       what it returns goes into the history.
     - `evaluate_every`: by default the end only.
@@ -194,11 +203,17 @@ def fit(
                 looked = time.monotonic()
             losses[-1] = losses[-1][:count]
             if evaluate and done == stop:
-                evaluations.append({"evaluation_step": done, **evaluate(train.model)})
+                evaluations.append({"evaluation_step": done, **_named(evaluate(train.model))})
     history = {"step": np.arange(1, steps + 1), "loss": np.concatenate([np.asarray(loss) for loss in losses])}
     for name in evaluations[0] if evaluations else ():
         history[name] = np.asarray([values[name] for values in evaluations])
     return train.model, history
+
+
+def _named(values: Mapping[str, float]) -> Mapping[str, float]:
+    if taken := {"step", "loss", "evaluation_step"} & values.keys():
+        raise ValueError(f"`evaluate` returned {sorted(taken)}, which the history has already: choose another name")
+    return values
 
 
 def _finite(loss: Array, step: int) -> float:
@@ -216,7 +231,7 @@ def _check(
     steps: int,
     batch_size: int,
     key: PRNGKey,
-    ema: float | None,
+    ema: Real | None,
     evaluate_every: int | None,
     steps_per_call: int | None,
 ) -> tuple[Array, ...]:

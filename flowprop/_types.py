@@ -12,6 +12,8 @@ from jaxtyping import Array, ArrayLike, Float, Integer, Key, Shaped, UInt8, jaxt
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 Scalar = Float[Array, ""]
+#: What is a number to Python: 13 does where 13.0 does.
+Real = float | int
 #: A time in [0, 1]: a Python float or a scalar array.
 Time = Float[ArrayLike, ""]
 #: One example in path coordinates, or in the data's.
@@ -35,8 +37,10 @@ def checked(function: Function) -> Function:
 
 
 def check_shape(name: str, array: Array | np.ndarray, shape: tuple[int | None, ...], remedy: str) -> None:
-    """Raise a `ValueError` unless `array` has `shape`, in which `None` stands for any size."""
-    fits = array.ndim == len(shape) and all(want in (None, have) for have, want in zip(array.shape, shape, strict=True))
+    """Raise a `ValueError` unless `array` has `shape`, in which `None` stands for any positive size."""
+    fits = array.ndim == len(shape) and all(
+        have > 0 if want is None else have == want for have, want in zip(array.shape, shape, strict=True)
+    )
     if not fits:
         wanted = (
             "("
@@ -45,6 +49,13 @@ def check_shape(name: str, array: Array | np.ndarray, shape: tuple[int | None, .
             + ")"
         )
         raise ValueError(f"`{name}` has shape {tuple(array.shape)} where {wanted} is needed: {remedy}")
+
+
+def check_positive(**counts: int) -> None:
+    """Raise a `ValueError` unless every one of the named counts is positive."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"`{name}` is {count}: give a positive number")
 
 
 def check_key(name: str, key: Any) -> None:

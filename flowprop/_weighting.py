@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from ._path import AbstractPath, derivative
 from ._prediction import AbstractPrediction
-from ._types import PRNGKey, Scalar, Time
+from ._types import PRNGKey, Real, Scalar, Time, checked
 
 
 class AbstractWeighting(eqx.Module):
@@ -50,15 +50,22 @@ class NormalisedELBOWeighting(AbstractWeighting):
         return ELBOWeighting().weight(path, prediction, t) / mean
 
 
+@checked
 class MinSNRWeighting(AbstractWeighting):
     """`min(SNR, limit)` of the target's error (Hang et al. 2023).
 
     **Arguments:**
 
     - `limit`: where the SNR is cut, positive.
+
+    **Raises:** `ValueError` if `limit` is not positive.
     """
 
-    limit: float = 5.0
+    limit: Real = 5.0
+
+    def __check_init__(self) -> None:
+        if self.limit <= 0:
+            raise ValueError(f"`limit` is {self.limit}: the weights are positive only under a positive one")
 
     def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Time) -> Scalar:
         return jnp.minimum(snr(path, t), self.limit) / prediction.scale(path, t)
@@ -99,6 +106,7 @@ class StratifiedTimeSampling(AbstractTimeSampling):
         return (shift + jnp.arange(num_times) / num_times) % 1.0
 
 
+@checked
 class LogitNormalTimeSampling(AbstractTimeSampling):
     """`logit(t)` normal (Esser et al. 2024, section 3.1), stratified over the batch.
 
@@ -106,10 +114,16 @@ class LogitNormalTimeSampling(AbstractTimeSampling):
 
     - `mean`: above 0 looks more at the data's end, below 0 at the noise's.
     - `std`: positive.
+
+    **Raises:** `ValueError` if `std` is not positive.
     """
 
-    mean: float = 0.0
-    std: float = 1.0
+    mean: Real = 0.0
+    std: Real = 1.0
+
+    def __check_init__(self) -> None:
+        if self.std <= 0:
+            raise ValueError(f"`std` is {self.std}: the standard deviation of a logit is positive")
 
     def sample(self, num_times: int, *, key: PRNGKey) -> Float[Array, " num_times"]:
         uniform = StratifiedTimeSampling().sample(num_times, key=key)
@@ -117,15 +131,18 @@ class LogitNormalTimeSampling(AbstractTimeSampling):
         return jax.nn.sigmoid(self.mean + self.std * ndtri(inside))
 
 
+@checked
 class PowerTimeSampling(AbstractTimeSampling):
     """Density `exponent t^(exponent - 1)`, stratified over the batch.
 
     **Arguments:**
 
     - `exponent`: 1 is uniform; below 1 looks more at the noise's end, above 1 at the data's.
+
+    **Raises:** `ValueError` if `exponent` is not positive.
     """
 
-    exponent: float = 1.0
+    exponent: Real = 1.0
 
     def __check_init__(self) -> None:
         if self.exponent <= 0:

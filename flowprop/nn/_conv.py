@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._types import Image, PRNGKey, check_key, check_shape, checked
+from .._types import Image, PRNGKey, check_key, check_positive, check_shape, checked
 from ._linear import Linear
 
 
@@ -20,22 +20,29 @@ class Conv(eqx.Module):
     - `kernel_size`: its height and width.
     - `stride`: in both directions.
     - `key`: for the weights, which are normal with variance `2 / fan-in`.
+
+    **Raises:** `ValueError` for a number that is not positive and, when called, for an image of other channels.
     """
 
     kernel: Float[Array, "size size in_channels out_channels"]
     bias: Float[Array, " out_channels"]
     stride: int = eqx.field(static=True)
 
+    @checked
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int = 3, *, stride: int = 1, key: PRNGKey
     ) -> None:
+        check_key("key", key)
+        check_positive(in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size, stride=stride)
         shape = (kernel_size, kernel_size, in_channels, out_channels)
         self.kernel = (2 / (kernel_size**2 * in_channels)) ** 0.5 * jax.random.normal(key, shape)
         self.bias = jnp.zeros(out_channels)
         self.stride = stride
 
+    @checked
     def __call__(self, image: Float[Array, "height width in_channels"]) -> Float[Array, "rows columns out_channels"]:
         """The image of one image."""
+        check_shape("image", image, (None, None, self.kernel.shape[2]), "the layer's `in_channels` come last")
         strides = (self.stride, self.stride)
         layout = ("NHWC", "HWIO", "NHWC")
         (out,) = jax.lax.conv_general_dilated(image[None], self.kernel, strides, "SAME", dimension_numbers=layout)
@@ -63,8 +70,8 @@ class ConvEncoder(eqx.Module):
     - `kernel_size`: of the convolutions.
     - `key`: for the initial weights.
 
-    **Raises:** `ValueError` if the image is too small for so many halvings and, when called, for an
-    image of another shape.
+    **Raises:** `ValueError` for a number that is not positive, if the image is too small for so many
+    halvings and, when called, for an image of another shape.
     """
 
     convolutions: tuple[Conv, ...]
@@ -82,6 +89,11 @@ class ConvEncoder(eqx.Module):
         key: PRNGKey,
     ) -> None:
         check_key("key", key)
+        check_positive(features=features, kernel_size=kernel_size)
+        if min(*shape, *channels) < 1 or not channels:
+            raise ValueError(
+                f"`shape` is {shape} and `channels` {channels}: give positive sizes, at least one convolution"
+            )
         height, width = (size >> len(channels) for size in shape[:2])
         if min(height, width) < 1:
             raise ValueError(f"`shape` is {shape}: too small to be halved by each of the {len(channels)} `channels`")

@@ -6,9 +6,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from .._frozen import Frozen
-from .._types import PRNGKey, check_key, checked
+from .._types import PRNGKey, Real, check_key, check_positive, check_shape, checked
 
 
+@checked
 class SinusoidalFeatures(eqx.Module):
     """Cosines and sines of time at fixed frequencies, and time itself.
 
@@ -25,12 +26,11 @@ class SinusoidalFeatures(eqx.Module):
     """
 
     num_frequencies: int = eqx.field(static=True, default=8)
-    min_frequency: float = eqx.field(static=True, default=0.25)
-    max_frequency: float = eqx.field(static=True, default=8.0)
+    min_frequency: Real = eqx.field(static=True, default=0.25)
+    max_frequency: Real = eqx.field(static=True, default=8.0)
 
     def __check_init__(self) -> None:
-        if self.num_frequencies < 1:
-            raise ValueError(f"`num_frequencies` is {self.num_frequencies}: give at least one")
+        check_positive(num_frequencies=self.num_frequencies)
         if not 0 < self.min_frequency <= self.max_frequency:
             raise ValueError(
                 f"`min_frequency` and `max_frequency` are {self.min_frequency} and {self.max_frequency}: "
@@ -60,17 +60,16 @@ class FourierFeatures(eqx.Module):
     - `num_frequencies`: rows of `B`.
     - `scale`: standard deviation of the frequencies, in periods over a unit of `z`.
     - `key`: for `B`, which is not trained.
+
+    **Raises:** `ValueError` for a number that is not positive and, when called, for a vector of another size.
     """
 
     frequencies: Frozen
 
     @checked
-    def __init__(self, in_size: int, num_frequencies: int = 32, *, scale: float = 1.0, key: PRNGKey) -> None:
+    def __init__(self, in_size: int, num_frequencies: int = 32, *, scale: Real = 1.0, key: PRNGKey) -> None:
         check_key("key", key)
-        if in_size < 1 or num_frequencies < 1:
-            raise ValueError(
-                f"`in_size` and `num_frequencies` are {in_size} and {num_frequencies}: give positive numbers"
-            )
+        check_positive(in_size=in_size, num_frequencies=num_frequencies)
         self.frequencies = Frozen(scale * jax.random.normal(key, (num_frequencies, in_size)))
 
     @property
@@ -81,10 +80,12 @@ class FourierFeatures(eqx.Module):
     @checked
     def __call__(self, z: Float[Array, " in_size"]) -> Float[Array, " features"]:
         """The features of one vector."""
+        check_shape("z", z, self.frequencies.array.shape[1:], "as many coordinates as `in_size`")
         angles = 2 * jnp.pi * self.frequencies.value.astype(z.dtype) @ z
         return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)])
 
 
+@checked
 class PositionalFeatures(eqx.Module):
     """Coordinates, and their cosines and sines at octaves `2^k pi`, `k < num_octaves` (Mildenhall et al. 2020).
 
@@ -92,10 +93,15 @@ class PositionalFeatures(eqx.Module):
 
     - `in_size`: how many coordinates.
     - `num_octaves`: how many octaves of each.
+
+    **Raises:** `ValueError` for a number that is not positive and, when called, for a vector of another size.
     """
 
     in_size: int = eqx.field(static=True)
     num_octaves: int = eqx.field(static=True, default=4)
+
+    def __check_init__(self) -> None:
+        check_positive(in_size=self.in_size, num_octaves=self.num_octaves)
 
     @property
     def size(self) -> int:
@@ -105,6 +111,7 @@ class PositionalFeatures(eqx.Module):
     @checked
     def __call__(self, z: Float[Array, " in_size"]) -> Float[Array, " features"]:
         """The features of one vector."""
+        check_shape("z", z, (self.in_size,), "as many coordinates as `in_size`")
         octaves = jnp.pi * 2.0 ** jnp.arange(self.num_octaves, dtype=z.dtype)
         angles = (octaves[:, None] * z[None, :]).ravel()
         return jnp.concatenate([z, jnp.cos(angles), jnp.sin(angles)])

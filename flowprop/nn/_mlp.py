@@ -9,16 +9,26 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._types import Point, PRNGKey, Time, check_key, check_shape, checked
+from .._types import Point, PRNGKey, Time, check_key, check_positive, check_shape, checked
 from ._features import SinusoidalFeatures
 from ._linear import Linear
 
 
-def _check_sizes(width: int, depth: int, condition_size: int, key: PRNGKey) -> None:
+def _check_sizes(
+    shape: tuple[int, ...],
+    out_shape: tuple[int, ...] | None,
+    width: int,
+    depth: int,
+    condition_size: int,
+    key: PRNGKey,
+) -> None:
     check_key("key", key)
-    for name, size, least in (("width", width, 1), ("depth", depth, 1), ("condition_size", condition_size, 0)):
-        if size < least:
-            raise ValueError(f"`{name}` is {size}: give at least {least}")
+    check_positive(width=width, depth=depth)
+    if condition_size < 0:
+        raise ValueError(f"`condition_size` is {condition_size}: give 0 for no condition")
+    for name, sizes in (("shape", shape), ("out_shape", out_shape or ())):
+        if any(size < 1 for size in sizes):
+            raise ValueError(f"`{name}` is {sizes}: give positive sizes, without the batch axis")
 
 
 def _flatten_condition(x: PyTree, condition_size: int) -> Float[Array, " condition_size"]:
@@ -65,7 +75,7 @@ class MLP(eqx.Module):
         time_features: SinusoidalFeatures | None = None,
         key: PRNGKey,
     ) -> None:
-        _check_sizes(width, depth, condition_size, key)
+        _check_sizes(shape, out_shape, width, depth, condition_size, key)
         self.time_features = SinusoidalFeatures() if time_features is None else time_features
         self.activation = activation
         self.shape = shape
@@ -82,7 +92,7 @@ class MLP(eqx.Module):
         )
 
     @checked
-    def __call__(self, t: Time, z: Point, x: PyTree = None) -> Point:
+    def __call__(self, t: Time, z: Point, x: PyTree = None) -> Float[Array, "*out_shape"]:
         """The output at time `t` and point `z` under condition `x`, each of one example."""
         check_shape("z", z, self.shape, "the network's `shape` is that of one point; use `jax.vmap` for a batch")
         features = self.time_features(jnp.asarray(t, z.dtype))
@@ -123,7 +133,7 @@ class ConcatSquashMLP(eqx.Module):
         time_features: SinusoidalFeatures | None = None,
         key: PRNGKey,
     ) -> None:
-        _check_sizes(width, depth, condition_size, key)
+        _check_sizes(shape, out_shape, width, depth, condition_size, key)
         self.time_features = SinusoidalFeatures() if time_features is None else time_features
         self.activation = activation
         self.shape = shape
@@ -137,7 +147,7 @@ class ConcatSquashMLP(eqx.Module):
         self.shifts = tuple(Linear(context_size, b, key=k) for b, k in zip(sizes[1:], keys[2], strict=True))
 
     @checked
-    def __call__(self, t: Time, z: Point, x: PyTree = None) -> Point:
+    def __call__(self, t: Time, z: Point, x: PyTree = None) -> Float[Array, "*out_shape"]:
         """The output at time `t` and point `z` under condition `x`, each of one example."""
         check_shape("z", z, self.shape, "the network's `shape` is that of one point; use `jax.vmap` for a batch")
         features = self.time_features(jnp.asarray(t, z.dtype))

@@ -1,0 +1,282 @@
+"""Classifiers learn, and their readout sees the end of the flow alone."""
+
+import functools
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import flowprop as fp
+
+
+CENTRES = np.array([[2.0, 0.0], [-1.0, 1.7], [-1.0, -1.7]], np.float32)
+
+
+def blobs(seed, n=240):
+    """Three clusters 3.4 apart, of standard deviation 0.5: the best rule is right on 99.9 %."""
+    draw = np.random.default_rng(seed)
+    labels = draw.integers(0, 3, n)
+    return (CENTRES[labels] + 0.5 * draw.standard_normal((n, 2))).astype(np.float32), labels
+
+
+def categorical(network, path):
+    return fp.Flow(network, path, fp.CategoricalPrediction(), shape=(3,))
+
+
+PROTOCOLS = {
+    "FM": lambda net: fp.fm_flow(net, shape=(3,)),
+    "CT": lambda net: fp.ct_flow(net, shape=(3,), schedule=fp.SigmoidNoiseSchedule(8.0)),
+    "categorical, CondOT": lambda net: categorical(net, fp.CondOTPath()),
+    "categorical, VP": lambda net: categorical(net, fp.VPPath(fp.SigmoidNoiseSchedule(8.0))),
+}
+KEY = jax.random.key(42)
+
+
+def untrained(protocol):
+    key_encoder, key_net = jax.random.split(jax.random.key(1))
+    network = fp.nn.MLP(shape=(3,), condition_size=4, width=24, depth=2, key=key_net)
+    return fp.Classifier(
+        encoder=fp.nn.Linear(2, 4, key=key_encoder),
+        flow=PROTOCOLS[protocol](network),
+        embedding=fp.one_hot_embedding(3),
+    )
+
+
+@functools.cache
+def trained(protocol):
+    return fp.fit(untrained(protocol), blobs(0), optax.adam(5e-3), steps=250, batch_size=80, key=KEY, progress=False)
+
+
+@functools.cache
+def probabilities(protocol):
+    return np.asarray(trained(protocol)[0].predict_proba(blobs(1)[0], key=KEY))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+class TestLearning:
+    def test_the_loss_falls(self, protocol):
+        loss = trained(protocol)[1]["loss"]
+        # What is left is the noise of labels that were hidden in it; a quarter at least is learnt.
+        assert np.mean(loss[-50:]) < 0.75 * np.mean(loss[:10])
+
+    def test_it_classifies(self, protocol):
+        found = probabilities(protocol)
+        assert found.shape == (240, 3)
+        np.testing.assert_allclose(np.sum(found, axis=1), np.ones(240), rtol=1e-5)
+        # 99.9 % is possible, in more steps.
+        assert np.mean(np.argmax(found, axis=1) == blobs(1)[1]) > 0.95
+
+
+class TestPredict:
+    def test_is_the_most_probable_class(self):
+        found = trained("FM")[0].predict(blobs(1)[0], key=KEY)
+        np.testing.assert_array_equal(found, np.argmax(probabilities("FM"), axis=1))
+
+    def test_an_input_does_not_feel_its_neighbours(self):
+        inputs = blobs(1)[0].copy()
+        inputs[:100] = 17.0
+        found = trained("FM")[0].predict_proba(inputs, key=KEY)
+        np.testing.assert_array_equal(found[100:], probabilities("FM")[100:])
+
+    def test_chunks_do_not_matter(self):
+        """Nor the number of inputs, nor that the last chunk is not full."""
+        found = trained("FM")[0].predict_proba(blobs(1)[0][:7], key=KEY, batch_size=3)
+        # Products of other sizes add up in another order.
+        np.testing.assert_allclose(found, probabilities("FM")[:7], atol=1e-3)
+
+    def test_no_inputs(self):
+        assert trained("FM")[0].predict(np.zeros((0, 2), np.float32), key=KEY).shape == (0,)
+
+    def test_follows_the_key(self):
+        inputs, still = blobs(1)[0], motionless(trained("FM")[0])
+        one, same, other = (still.predict(inputs, key=jax.random.key(seed)) for seed in (0, 0, 1))
+        np.testing.assert_array_equal(one, same)
+        assert 0.5 < np.mean(np.asarray(one) != np.asarray(other)) < 0.8
+
+    @pytest.mark.parametrize("name", ["num_draws", "batch_size"])
+    def test_counts_that_are_not_positive_are_refused(self, name):
+        with pytest.raises(ValueError, match=f"`{name}` is 0"):
+            untrained("FM").predict(np.zeros((2, 2), np.float32), key=KEY, **{name: 0})
+
+
+def motionless(classifier):
+    """The same classifier with a velocity of 0: what it reads is the noise that it began with."""
+    return eqx.tree_at(
+        lambda c: (c.flow.network.layers[-1].weight, c.flow.network.layers[-1].bias),
+        classifier,
+        replace_fn=jnp.zeros_like,
+    )
+
+
+def test_the_readout_does_not_see_the_input():
+    """With noise in place of the end point, a trained classifier is at chance, and blind to its input."""
+    still = motionless(trained("FM")[0])
+    inputs, labels = blobs(1)
+    found = np.asarray(still.predict_proba(inputs, key=KEY))
+    np.testing.assert_array_equal(found, still.predict_proba(inputs[::-1], key=KEY))
+    error = np.sqrt(1 / 3 * 2 / 3 / len(labels))
+    assert abs(np.mean(np.argmax(found, axis=1) == labels) - 1 / 3) < 4 * error
+
+
+def counting(calls):
+    def encoder(example):
+        jax.debug.callback(lambda _: calls.append(1), example)  # once an example under `vmap`
+        return example
+
+    return encoder
+
+
+class PriorNetwork(eqx.Module):
+    """Exact logits where the features are the logarithms of p(y | x): Bayes' rule on the path."""
+
+    embeddings: np.ndarray
+
+    def __call__(self, t, z, x):
+        square = jnp.sum(jnp.square(z[None] - t * self.embeddings), axis=1)
+        return x - square / (2 * jnp.square(1 - t))
+
+
+def test_many_draws_estimate_the_probabilities_by_one_encoding():
+    """Around the exact denoiser the share of draws that end at a class is p(y | x)."""
+    calls = []
+    priors = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.34, 0.33, 0.33]], np.float32)
+    classifier = fp.Classifier(
+        encoder=counting(calls),
+        flow=categorical(PriorNetwork(np.eye(3, dtype=np.float32)), fp.CondOTPath()),
+        embedding=fp.one_hot_embedding(3),
+    )
+    integrator = fp.ODEIntegrator(solver=dfx.Heun(), dt0=0.033)
+    found = classifier.predict_proba(jnp.log(priors), key=KEY, integrator=integrator, num_draws=2000, batch_size=2)
+    jax.block_until_ready(found)
+    jax.effects_barrier()
+    # 2,000 draws of 60 evaluations each, and four encodings: three inputs, of which two chunks of two are made.
+    assert len(calls) == 4
+    # 4 standard errors, and 0.01 for the steps and a readout that is not quite sure of its class.
+    assert np.all(np.abs(found - priors) < 4 * np.sqrt(priors * (1 - priors) / 2000) + 0.01)
+
+
+class Constant(eqx.Module):
+    output: jax.Array
+
+    def __call__(self, t, z, x):
+        return self.output
+
+
+# Op by op it takes seconds to compile.
+loss_of = eqx.filter_jit(lambda classifier, inputs, labels: classifier.loss(inputs, labels, key=KEY))
+
+
+class TestLoss:
+    def test_cross_entropy_of_constant_logits(self):
+        logits = np.array([0.3, -1.0, 2.0], np.float32)
+        classifier = fp.Classifier(
+            flow=categorical(Constant(jnp.asarray(logits)), fp.CondOTPath()), embedding=fp.one_hot_embedding(3)
+        )
+        inputs, labels = blobs(0, 50)
+        wanted = np.mean(np.log(np.sum(np.exp(logits))) - logits[labels])
+        assert float(loss_of(classifier, inputs, labels)) == pytest.approx(wanted, rel=1e-5)
+
+    def test_regression_against_no_velocity(self):
+        """`E |z_1 - z_0|^2` is the dimension plus the square of the embeddings' norm."""
+        flow = fp.fm_flow(Constant(jnp.zeros(3)), shape=(3,))
+        classifier = fp.Classifier(flow=flow, embedding=fp.one_hot_embedding(3, norm=2.0))
+        inputs, labels = blobs(0, 4000)
+        # `|u - z_0|^2` has variance 2 d + 4 |u|^2: 4 standard errors.
+        error = np.sqrt((2 * 3 + 4 * 4) / 4000)
+        assert abs(float(loss_of(classifier, inputs, labels)) - 7.0) < 4 * error
+
+    def test_each_input_is_encoded_once(self):
+        calls = []
+        flow = fp.fm_flow(Constant(jnp.zeros(3)), shape=(3,))
+        classifier = fp.Classifier(encoder=counting(calls), flow=flow, embedding=fp.one_hot_embedding(3))
+        jax.block_until_ready(loss_of(classifier, *blobs(0, 5)))
+        jax.effects_barrier()
+        assert len(calls) == 5
+
+    @pytest.mark.parametrize(
+        ("labels", "message"),
+        [
+            (np.zeros(3, int), "parameter 'labels'"),
+            (np.zeros((4, 1), int), "parameter 'labels'"),
+            (np.array([0, 1, 2, 3]), r"`labels` lie in \[0, 3\]"),
+            (np.array([0, -1, 2, 1]), r"`labels` lie in \[-1, 2\]"),
+        ],
+    )
+    def test_labels_that_do_not_fit_are_refused(self, labels, message):
+        classifier = fp.Classifier(
+            flow=fp.fm_flow(Constant(jnp.zeros(3)), shape=(3,)), embedding=fp.one_hot_embedding(3)
+        )
+        with pytest.raises((ValueError, TypeError), match=message):
+            classifier.loss(np.zeros((4, 2), np.float32), labels, key=KEY)
+
+    def test_a_label_out_of_range_inside_jit_is_nan(self):
+        classifier = fp.Classifier(
+            flow=fp.fm_flow(Constant(jnp.zeros(3)), shape=(3,)), embedding=fp.one_hot_embedding(3)
+        )
+        loss = loss_of(classifier, np.zeros((2, 2), np.float32), jnp.array([0, 3]))
+        assert np.isnan(float(loss))
+
+
+class TestConstruction:
+    def test_defaults(self):
+        assert isinstance(untrained("FM").objective, fp.RegressionObjective)
+        assert isinstance(untrained("categorical, VP").objective, fp.CrossEntropyObjective)
+        bare = fp.Classifier(flow=fp.fm_flow(Constant(jnp.zeros(3)), shape=(3,)), embedding=fp.one_hot_embedding(3))
+        assert isinstance(bare.readout, fp.RadialReadout)
+        np.testing.assert_array_equal(bare.condition(jnp.arange(2.0)), [0.0, 1.0])
+
+    def test_the_condition_carries_the_embeddings_only_where_they_are_needed(self):
+        features, matrix = untrained("categorical, CondOT").condition(jnp.ones(2))
+        np.testing.assert_array_equal(matrix, np.eye(3))
+        np.testing.assert_array_equal(untrained("FM").condition(jnp.ones(2)), features)
+
+    def test_an_embedding_of_another_shape_is_refused(self):
+        with pytest.raises(ValueError, match=r"`flow` has shape \(3,\) where `embedding` has points of \(4,\)"):
+            fp.Classifier(flow=fp.fm_flow(Constant(jnp.zeros(3)), shape=(3,)), embedding=fp.one_hot_embedding(4))
+
+    def test_cross_entropy_of_what_are_no_logits_is_refused(self):
+        with pytest.raises(ValueError, match="`objective` is the cross-entropy"):
+            fp.Classifier(
+                flow=fp.fm_flow(Constant(jnp.zeros(3)), shape=(3,)),
+                embedding=fp.one_hot_embedding(3),
+                objective=fp.CrossEntropyObjective(),
+            )
+
+
+def with_learned_embedding(prediction):
+    """Of five dimensions for four classes, so that one array alone has its shape."""
+    out_shape = (4,) if isinstance(prediction, fp.CategoricalPrediction) else (5,)
+    network = fp.nn.MLP(shape=(5,), condition_size=2, width=8, depth=1, out_shape=out_shape, key=KEY)
+    return fp.Classifier(
+        flow=fp.Flow(network, fp.CondOTPath(), prediction, shape=(5,)),
+        embedding=fp.learned_embedding(4, 5, norm=1.5, key=KEY),
+    )
+
+
+@pytest.mark.parametrize("prediction", [fp.CategoricalPrediction(), fp.VelocityPrediction()], ids=["logits", "FM"])
+class TestLearnedEmbedding:
+    def test_is_one_leaf(self, prediction):
+        classifier = with_learned_embedding(prediction)
+        parameters, _ = eqx.partition(classifier, fp.trainable(classifier))
+        assert [leaf.shape for leaf in jax.tree.leaves(parameters)].count((4, 5)) == 1
+
+    def test_has_a_gradient(self, prediction):
+        inputs, labels = blobs(0, 60)
+        gradient = eqx.filter_grad(loss_of)(with_learned_embedding(prediction), inputs, labels).embedding.rows
+        # The fourth class has no examples; a velocity is not told of it, nor are the logits' features.
+        assert np.all(np.max(np.abs(gradient), axis=1)[:3] > 1e-4)
+        np.testing.assert_array_equal(gradient[3], np.zeros(5))
+
+
+def test_a_learned_embedding_trains_and_keeps_its_norm():
+    classifier = with_learned_embedding(fp.CategoricalPrediction())
+    found, _ = fp.fit(classifier, blobs(0), optax.adam(1e-2), steps=20, batch_size=60, key=KEY, progress=False)
+    before, after = np.asarray(classifier.embedding.matrix), np.asarray(found.embedding.matrix)
+    assert np.all(np.max(np.abs(after - before), axis=1)[:3] > 1e-2)
+    np.testing.assert_allclose(np.linalg.norm(after, axis=1), np.full(4, 1.5), rtol=1e-5)
+    # It is what the flow is given as well.
+    np.testing.assert_array_equal(found.condition(jnp.ones(2))[1], after)

@@ -1,0 +1,162 @@
+"""Noise schedules against their closed forms."""
+
+import functools
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flowprop as fp
+
+
+@functools.cache
+def single(hidden_dims, gamma_range):
+    with jax.enable_x64(False):
+        return fp.LearnableNoiseSchedule(hidden_dims, gamma_range, key=jax.random.key(3))
+
+
+def learnable(hidden_dims=(4, 4), gamma_range=(-4.0, 4.0)):
+    """A learnable schedule in the precision of the test; made once, for compiling its random numbers takes seconds."""
+    dtype = jnp.result_type(float)
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), single(hidden_dims, gamma_range))
+
+
+# Name -> how to make it, alpha^2 in closed form (in NumPy's float64), or None where there is no closed form.
+SCHEDULES = {
+    "linear": (fp.LinearNoiseSchedule, lambda t: 0.01 + 0.98 * t),
+    "cosine": (fp.CosineNoiseSchedule, lambda t: 0.01 + 0.98 * np.sin(np.pi * t / 2)),
+    "sigmoid, default": (fp.SigmoidNoiseSchedule, lambda t: 1 / (1 + np.exp(-13.0 * (t - 0.5)))),
+    "sigmoid, 4": (lambda: fp.SigmoidNoiseSchedule(4), lambda t: 1 / (1 + np.exp(-4.0 * (t - 0.5)))),
+    "learnable": (learnable, None),
+    "learnable, deep": (lambda: learnable((4, 4, 4), (-7.5, 2)), None),
+}
+CLOSED = {name: pair for name, pair in SCHEDULES.items() if pair[1] is not None}
+TIMES = np.linspace(0.0, 1.0, 101)
+
+# Compiled once a shape; op by op a network takes seconds to compile.
+gamma_at = eqx.filter_jit(lambda schedule, t: schedule.gamma(t))
+slope_at = eqx.filter_jit(lambda schedule, t: jax.vmap(jax.grad(schedule.gamma))(t))
+
+every_schedule = pytest.mark.parametrize("make", [make for make, _ in SCHEDULES.values()], ids=SCHEDULES)
+closed_schedules = pytest.mark.parametrize(("make", "share"), CLOSED.values(), ids=CLOSED)
+
+
+@closed_schedules
+def test_gamma_is_the_log_snr_of_the_closed_form(make, share, x64):
+    wanted = np.log(share(TIMES)) - np.log(1 - share(TIMES))
+    # The logit of 1 - 1e-2 amplifies rounding a hundredfold.
+    np.testing.assert_allclose(gamma_at(make(), jnp.asarray(TIMES)), wanted, rtol=1e-12, atol=1e-12)
+
+
+@closed_schedules
+def test_gamma_in_single_precision(make, share):
+    wanted = np.log(share(TIMES)) - np.log(1 - share(TIMES))
+    gamma = gamma_at(make(), jnp.asarray(TIMES, jnp.float32))
+    assert gamma.dtype == jnp.float32
+    # 100 roundings of 6e-8, over a logit of slope 100 at its ends.
+    np.testing.assert_allclose(gamma, wanted, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "ends"),
+    [
+        (fp.LinearNoiseSchedule, (-math.log(99), math.log(99))),
+        (fp.CosineNoiseSchedule, (-math.log(99), math.log(99))),
+        (fp.SigmoidNoiseSchedule, (-6.5, 6.5)),
+        (lambda: fp.SigmoidNoiseSchedule(4.0), (-2.0, 2.0)),
+        (learnable, (-4.0, 4.0)),
+        (lambda: learnable((4, 4, 4), (-7.5, 2)), (-7.5, 2.0)),
+    ],
+)
+def test_end_points(make, ends):
+    schedule = make()
+    np.testing.assert_allclose(gamma_at(schedule, jnp.array([0.0, 1.0])), ends, atol=2e-5)
+
+
+@every_schedule
+def test_gamma_rises(make, x64):
+    gamma = np.asarray(gamma_at(make(), jnp.asarray(TIMES)))
+    assert np.all(np.diff(gamma) > 0)
+
+
+@every_schedule
+def test_scalars_vectors_and_transformations_agree(make):
+    schedule = make()
+    times = jnp.asarray(TIMES[::10], jnp.float32)
+    one_by_one = np.stack([gamma_at(schedule, t) for t in times])
+    assert one_by_one.shape == (11,)
+    # Sums of up to 64 terms may be taken in another order.
+    agrees = {"rtol": 1e-5, "atol": 2e-5}
+    np.testing.assert_allclose(gamma_at(schedule, times), one_by_one, **agrees)
+    np.testing.assert_allclose(jax.jit(jax.vmap(schedule.gamma))(times), one_by_one, **agrees)
+    np.testing.assert_allclose(gamma_at(schedule, times.reshape(11, 1)), one_by_one[:, None], **agrees)
+    np.testing.assert_allclose(schedule.gamma(0.3), one_by_one[3], **agrees)
+    assert schedule.gamma(0.3).shape == ()
+
+
+@every_schedule
+def test_the_derivative_is_that_of_finite_differences(make, x64):
+    schedule = make()
+    times, step = jnp.linspace(0.05, 0.95, 10), 1e-5
+    differences = (gamma_at(schedule, times + step) - gamma_at(schedule, times - step)) / (2 * step)
+    # Central differences: step^2 of truncation and 1e-16 / step of rounding.
+    np.testing.assert_allclose(slope_at(schedule, times), differences, rtol=1e-6)
+
+
+@every_schedule
+def test_the_type_of_the_time_is_kept(make, x64):
+    assert gamma_at(make(), jnp.zeros(2, jnp.float64)).dtype == jnp.float64
+
+
+class TestLearnable:
+    @pytest.mark.parametrize("seed", range(20))
+    def test_rises_and_meets_its_ends_whatever_the_parameters(self, seed, x64):
+        draw = np.random.default_rng(seed)
+        low, width = draw.uniform(-9, 3), draw.uniform(0.5, 9)
+        ends = (low, low + width)
+        drawn = jax.tree.map(lambda leaf: jnp.asarray(5 * draw.standard_normal(leaf.shape)), learnable())
+        schedule = eqx.tree_at(lambda s: s.gamma_range.array, drawn, jnp.asarray(ends))
+        gamma = np.asarray(gamma_at(schedule, jnp.asarray(TIMES)))
+        # Saturated units leave the slope of `t` alone, over a range of up to a few hundred.
+        assert np.all(np.diff(gamma) > 1e-7)
+        assert gamma[0] == ends[0]
+        assert gamma[-1] == pytest.approx(ends[1], abs=4 * np.spacing(max(map(abs, ends))))
+
+    def test_is_not_only_convex(self, x64):
+        """Softplus or ReLU units under positive weights would be; tanh units bend up here, down there."""
+        slope = np.asarray(slope_at(learnable(), jnp.asarray(TIMES)))
+        turns = np.sign(np.diff(slope))
+        assert {-1.0, 1.0} <= set(turns)
+
+    def test_every_parameter_shapes_it(self):
+        schedule = learnable()
+        total = eqx.filter_jit(eqx.filter_grad(lambda s: jnp.sum(s.gamma(jnp.linspace(0.1, 0.9, 7)))))
+        gradient = total(schedule)
+        moved = [float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves((gradient.weights, gradient.biases))]
+        assert len(moved) == 5
+        assert min(moved) > 1e-6
+        np.testing.assert_array_equal(gradient.gamma_range.array, np.zeros(2))
+
+    def test_keys(self):
+        one, same, other = (fp.LearnableNoiseSchedule((4, 4), key=jax.random.key(seed)) for seed in (0, 0, 1))
+        assert eqx.tree_equal(one, same)
+        assert not eqx.tree_equal(one, other)
+
+    @pytest.mark.parametrize("ends", [(4.0, -4.0), (1.0, 1.0)])
+    def test_a_range_that_does_not_rise_is_refused(self, ends, key):
+        with pytest.raises(ValueError, match="`gamma_range` is"):
+            fp.LearnableNoiseSchedule(gamma_range=ends, key=key)
+
+    @pytest.mark.parametrize("dims", [(), (0,), (8, -1)])
+    def test_widths_that_are_not_positive_are_refused(self, dims, key):
+        with pytest.raises(ValueError, match="`hidden_dims` is"):
+            fp.LearnableNoiseSchedule(dims, key=key)
+
+
+@pytest.mark.parametrize("scale", [0.0, -3])
+def test_a_scale_that_is_not_positive_is_refused(scale):
+    with pytest.raises(ValueError, match="`scale` is"):
+        fp.SigmoidNoiseSchedule(scale)

@@ -1,0 +1,295 @@
+"""Weights against finite differences and quadrature, times against their distributions, the schedule's own loss."""
+
+import functools
+import itertools
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import flowprop as fp
+from flowprop._weighting import schedule_loss
+
+
+EMBEDDINGS = np.array([[1.0, 0.5], [-0.3, 2.0], [0.2, -1.0]])
+
+PATHS = {
+    "CondOT": lambda: fp.CondOTPath(),
+    "linear": lambda: fp.VPPath(fp.LinearNoiseSchedule()),
+    "cosine": lambda: fp.VPPath(fp.CosineNoiseSchedule()),
+    "sigmoid": lambda: fp.VPPath(fp.SigmoidNoiseSchedule(9.0)),
+}
+VARIANCE_PRESERVING = [name for name in PATHS if name != "CondOT"]
+PREDICTIONS = {
+    "target": fp.TargetPrediction(),
+    "noise": fp.NoisePrediction(),
+    "velocity": fp.VelocityPrediction(),
+    "preconditioned": fp.PreconditionedPrediction(data_std=0.7),
+    "categorical": fp.CategoricalPrediction(),
+}
+TIMES = np.array([0.05, 0.3, 0.5, 0.8, 0.95])
+
+
+def at(times, function):
+    """A function of one time at many, compiled once."""
+    return np.asarray(jax.jit(jax.vmap(function))(jnp.asarray(times)))
+
+
+def snr(path, t):
+    return jnp.exp(path.gamma(t))
+
+
+def difference(function, t, step=1e-5):
+    """A central difference: an error of step^2 and of 1e-16 / step, both 1e-10."""
+    return (function(t + step) - function(t - step)) / (2 * step)
+
+
+@pytest.mark.parametrize("name", PATHS)
+class TestWeights:
+    def test_elbo_of_the_target_is_half_the_snrs_slope(self, name, x64):
+        path = PATHS[name]()
+        weight = at(TIMES, lambda t: fp.ELBOWeighting().weight(path, fp.TargetPrediction(), t))
+        wanted = at(TIMES, lambda t: difference(lambda s: snr(path, s), t) / 2)
+        np.testing.assert_allclose(weight, wanted, rtol=1e-7)
+
+    def test_elbo_of_the_noise_is_half_the_log_snrs_slope(self, name, x64):
+        path = PATHS[name]()
+        weight = at(TIMES, lambda t: fp.ELBOWeighting().weight(path, fp.NoisePrediction(), t))
+        wanted = at(TIMES, lambda t: difference(path.gamma, t) / 2)
+        np.testing.assert_allclose(weight, wanted, rtol=1e-7)
+
+    @pytest.mark.parametrize("limit", [0.5, 10])
+    def test_min_snr(self, name, limit, x64):
+        path, weighting = PATHS[name](), fp.MinSNRWeighting(limit)
+        ratio = at(TIMES, lambda t: jnp.square(path.alpha(t) / path.sigma(t)))
+        wanted = np.minimum(ratio, limit)
+        assert 0 < np.sum(wanted == limit) < len(TIMES)
+        of_target = at(TIMES, lambda t: weighting.weight(path, fp.TargetPrediction(), t))
+        of_noise = at(TIMES, lambda t: weighting.weight(path, fp.NoisePrediction(), t))
+        np.testing.assert_allclose(of_target, wanted, rtol=1e-10)
+        np.testing.assert_allclose(of_noise, wanted / ratio, rtol=1e-10)
+
+    def test_uniform(self, name):
+        path = PATHS[name]()
+        weight = at(TIMES, lambda t: fp.UniformWeighting().weight(path, fp.NoisePrediction(), t))
+        np.testing.assert_array_equal(weight, np.ones(len(TIMES)))
+
+
+@pytest.mark.parametrize("path_name", PATHS)
+@pytest.mark.parametrize("prediction_name", PREDICTIONS)
+class TestUnits:
+    """Of any output, the error in its own units is `scale` times that of the target which it stands for."""
+
+    @staticmethod
+    def case(path_name, prediction_name):
+        draw = np.random.default_rng(5)
+        z0, z1 = jnp.asarray(draw.standard_normal((2, 2)))
+        prediction = PREDICTIONS[prediction_name]
+        condition = (None, jnp.asarray(EMBEDDINGS)) if prediction_name == "categorical" else None
+        output = jnp.asarray(draw.standard_normal(prediction.output_shape((2,), condition)))
+        return PATHS[path_name](), prediction, z0, z1, output, condition
+
+    def test_errors_agree(self, path_name, prediction_name, x64):
+        path, prediction, z0, z1, output, condition = self.case(path_name, prediction_name)
+        plain, weighting = fp.TargetPrediction(), fp.ELBOWeighting()
+
+        def both(t):
+            target = prediction.estimate(path, t, path.interpolate(t, z0, z1), output, condition).target
+            wanted = plain.error(path, t, z0, z1, target, None)
+            error = prediction.error(path, t, z0, z1, output, condition)
+            own = jnp.stack([error / prediction.scale(path, t), weighting.weight(path, prediction, t) * error])
+            return jnp.stack([own, jnp.stack([wanted, weighting.weight(path, plain, t) * wanted])])
+
+        errors = at(TIMES, both)
+        # Between the kinds errors are divided by sigma or alpha, 0.05 at least, twice.
+        np.testing.assert_allclose(errors[:, 0], errors[:, 1], rtol=1e-9)
+        assert np.min(errors) > 1e-6
+
+
+@pytest.mark.parametrize("name", VARIANCE_PRESERVING)
+def test_the_normalised_bound_has_mean_one(name, x64):
+    path = PATHS[name]()
+    places, weights = np.polynomial.legendre.leggauss(200)
+    times = (places + 1) / 2
+    weight = at(times, lambda t: fp.NormalisedELBOWeighting().weight(path, fp.TargetPrediction(), t))
+    assert float(np.sum(weights / 2 * weight)) == pytest.approx(1.0, abs=1e-10)
+    # And it is the bound's weight up to that factor.
+    bound = at(times, lambda t: fp.ELBOWeighting().weight(path, fp.TargetPrediction(), t))
+    start, end = at([0.0, 1.0], lambda t: snr(path, t))
+    np.testing.assert_allclose(weight / bound, np.full(200, 2 / (end - start)), rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: fp.MinSNRWeighting(0), "limit"),
+        (lambda: fp.LogitNormalTimeSampling(std=0.0), "std"),
+        (lambda: fp.PowerTimeSampling(-1.0), "exponent"),
+    ],
+)
+def test_what_is_not_positive_is_refused(make, name):
+    with pytest.raises(ValueError, match=f"`{name}` is"):
+        make()
+
+
+def normal_cdf(x):
+    return 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
+
+
+def logit(t):
+    return np.log(t) - np.log1p(-t)
+
+
+# Name -> sampling, its distribution function, its mean (None where it has no closed form).
+SAMPLINGS = {
+    "uniform": (fp.UniformTimeSampling(), lambda t: t, 0.5),
+    "stratified": (fp.StratifiedTimeSampling(), lambda t: t, 0.5),
+    "logit-normal": (fp.LogitNormalTimeSampling(), lambda t: normal_cdf(logit(t)), 0.5),
+    "logit-normal, shifted": (fp.LogitNormalTimeSampling(-1, 0.5), lambda t: normal_cdf((logit(t) + 1) / 0.5), None),
+    "power, 1": (fp.PowerTimeSampling(), lambda t: t, 0.5),
+    "power, 3": (fp.PowerTimeSampling(3), lambda t: t**3, 0.75),
+    "power, 0.5": (fp.PowerTimeSampling(0.5), lambda t: t**0.5, 1 / 3),
+}
+STRATIFIED = {name: case for name, case in SAMPLINGS.items() if name != "uniform"}
+NUM = 4000
+# Dvoretzky, Kiefer and Wolfowitz: independent draws stay within this of their distribution, but for a chance of 1e-6.
+DKW = math.sqrt(math.log(2e6) / (2 * NUM))
+
+
+draw = eqx.filter_jit(lambda sampling, num_times, key: sampling.sample(num_times, key=key))
+
+
+def steps_of(times, distribution):
+    """How far the empirical distribution function is from the true one."""
+    levels = distribution(np.sort(np.asarray(times, np.float64)))
+    return np.max(np.abs(levels - (np.arange(len(levels)) + 0.5) / len(levels)))
+
+
+@pytest.mark.parametrize(("sampling", "distribution", "mean"), SAMPLINGS.values(), ids=SAMPLINGS)
+class TestTimes:
+    def test_lie_in_the_unit_interval(self, sampling, distribution, mean, key):
+        times = draw(sampling, NUM, key)
+        assert times.shape == (NUM,)
+        assert float(jnp.min(times)) >= 0.0
+        assert float(jnp.max(times)) <= 1.0
+
+    def test_are_distributed_as_stated(self, sampling, distribution, mean, key):
+        times = draw(sampling, NUM, key)
+        stratified = not isinstance(sampling, fp.UniformTimeSampling)
+        # One in each stratum leaves a step of 1 / NUM (and single precision); independent draws more.
+        assert steps_of(times, distribution) < (1.5 / NUM if stratified else DKW)
+        if mean is not None:
+            # A deviation of at most 0.5 a draw for independent ones, 4 standard errors of them.
+            tolerance = 2 / NUM if stratified else 4 * 0.5 / math.sqrt(NUM)
+            assert float(np.mean(np.asarray(times, np.float64))) == pytest.approx(mean, abs=tolerance)
+
+    def test_have_that_distribution_at_each_place_of_the_batch(self, sampling, distribution, mean, key):
+        """Else the first example of each batch would see early times alone."""
+        batches = jax.jit(jax.vmap(lambda k: draw(sampling, 3, k)))(jax.random.split(key, NUM))
+        for place in range(3):
+            assert steps_of(batches[:, place], distribution) < DKW
+
+    def test_follow_the_key(self, sampling, distribution, mean):
+        one, same, other = (draw(sampling, 64, jax.random.key(seed)) for seed in (0, 0, 1))
+        np.testing.assert_array_equal(one, same)
+        assert np.all(np.asarray(one) != np.asarray(other))
+
+
+@pytest.mark.parametrize(("sampling", "distribution", "mean"), STRATIFIED.values(), ids=STRATIFIED)
+@pytest.mark.parametrize("num_times", [1, 64])
+def test_one_time_falls_in_each_stratum(sampling, distribution, mean, num_times, key):
+    levels = distribution(np.asarray(draw(sampling, num_times, key), np.float64))
+    assert sorted(np.floor(levels * num_times).astype(int)) == list(range(num_times))
+
+
+class BentSchedule(fp.AbstractNoiseSchedule):
+    """`gamma = -3 + 7 (t + bend t (1 - t))`: rises for `|bend| < 1`, between fixed ends."""
+
+    bend: jax.Array
+
+    def gamma(self, t):
+        t = jnp.asarray(t)
+        return -3 + 7 * (t + self.bend * t * (1 - t))
+
+
+def integrand(gamma):
+    """A bound's integrand, any positive function of gamma."""
+    return jnp.exp(-jnp.square(gamma - 0.5) / 8) * (1.2 + jnp.sin(gamma))
+
+
+GRID = (np.arange(5_000) + 0.5) / 5_000
+
+
+@eqx.filter_jit
+def log_second_moment(schedule):
+    """`log int h^2 / q d gamma` with `q = 1 / gamma'`, by the midpoint rule over t."""
+    t = jnp.asarray(GRID)
+    gamma, slope = jax.vmap(jax.value_and_grad(schedule.gamma))(t)
+    return jnp.log(jnp.mean(jnp.square(integrand(gamma) * slope)))
+
+
+@eqx.filter_jit
+@eqx.filter_value_and_grad
+def loss_and_gradient(schedule):
+    t = jnp.asarray(GRID)
+    gamma, slope = jax.vmap(jax.value_and_grad(schedule.gamma))(t)
+    return schedule_loss(fp.VPPath(schedule), t, jax.lax.stop_gradient(integrand(gamma) * slope))
+
+
+def learnable():
+    """The library's, in double precision. (Its own random weights take seconds to compile.)"""
+    make = functools.partial(fp.LearnableNoiseSchedule, (4, 4), (-3.0, 4.0))
+    shapes = eqx.filter_eval_shape(make, key=jax.random.key(0))
+    weights = np.random.default_rng(1)
+    schedule = jax.tree.map(lambda leaf: jnp.asarray(weights.standard_normal(leaf.shape)), shapes)
+    return eqx.tree_at(lambda s: s.gamma_range.array, schedule, jnp.array([-3.0, 4.0]))
+
+
+class TestScheduleLoss:
+    @pytest.mark.parametrize("bend", [-0.6, 0.0, 0.5])
+    def test_one_parameter(self, bend, x64):
+        value, gradient = loss_and_gradient(BentSchedule(jnp.asarray(bend)))
+        wanted = difference(lambda b: float(log_second_moment(BentSchedule(jnp.asarray(b)))), bend)
+        assert float(value) == 0.0
+        # The midpoint rule on 5,000 cells is wrong by 1e-8 or so, the difference by 1e-10.
+        assert float(gradient.bend) == pytest.approx(wanted, rel=1e-6)
+        assert abs(wanted) > 1e-2
+
+    def test_the_librarys_schedule(self, x64):
+        schedule = learnable()
+        value, gradient = loss_and_gradient(schedule)
+        assert float(value) == 0.0
+        draw = np.random.default_rng(2)
+        for _ in range(3):
+            direction = jax.tree.map(lambda leaf: jnp.asarray(draw.standard_normal(leaf.shape)), schedule)
+            direction = eqx.tree_at(lambda s: s.gamma_range.array, direction, jnp.zeros(2))
+            wanted = difference(
+                lambda step, d=direction: float(
+                    log_second_moment(jax.tree.map(lambda leaf, change: leaf + step * change, schedule, d))
+                ),
+                0.0,
+            )
+            pairs = zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True)
+            assert float(sum(jnp.sum(g * d) for g, d in pairs)) == pytest.approx(wanted, rel=1e-5)
+            assert abs(wanted) > 1e-3
+
+    def test_descent_flattens_the_estimate(self, x64):
+        """It is the loss to lower: at its end the bound's estimate hardly varies with t, r = h / q."""
+        schedule = BentSchedule(jnp.asarray(0.9))
+        seen = [float(log_second_moment(schedule))]
+        for _ in range(5):
+            _, gradient = loss_and_gradient(schedule)
+            schedule = BentSchedule(schedule.bend - 0.2 * gradient.bend)
+            seen.append(float(log_second_moment(schedule)))
+        assert all(later < earlier for earlier, later in itertools.pairwise(seen))
+
+    def test_the_scale_of_the_bound_does_not_matter(self, x64):
+        """It is the logarithm's gradient."""
+        path, t = fp.VPPath(BentSchedule(jnp.asarray(0.3))), jnp.asarray(GRID[::100])
+        gradient = eqx.filter_jit(eqx.filter_grad(lambda p, c: schedule_loss(p, t, c * (1 + t))))
+        gradients = [gradient(path, jnp.asarray(c)).schedule.bend for c in (1.0, 1e3)]
+        assert float(gradients[0]) == pytest.approx(float(gradients[1]), rel=1e-12)
+        assert abs(float(gradients[0])) > 1e-3
