@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from ._embedding import AbstractReadout, Embedding, RadialReadout
 from ._flow import Flow
 from ._prediction import CategoricalPrediction
-from ._solve import AbstractIntegrator, draw_start, example_keys, label_integrator, transport
+from ._solve import AbstractIntegrator, draw_start, example_keys, in_batches, label_integrator, transport
 from ._types import Inputs, Labels, Point, PRNGKey, Scalar, Time, check_key, check_positive, check_shape, checked
 
 
@@ -147,7 +147,7 @@ class Classifier(eqx.Module):
         key: PRNGKey,
         integrator: AbstractIntegrator | None = None,
         num_draws: int = 1,
-        batch_size: int = 1000,
+        batch_size: int = 500,
     ) -> Float[Array, "batch classes"]:
         """Class probabilities, read off the end point of the labels' flow.
 
@@ -178,7 +178,7 @@ class Classifier(eqx.Module):
         key: PRNGKey,
         integrator: AbstractIntegrator | None = None,
         num_draws: int = 1,
-        batch_size: int = 1000,
+        batch_size: int = 500,
     ) -> Int[Array, " batch"]:
         """The most probable classes, `(n,)`. Arguments as of `predict_proba`."""
         probabilities = self.predict_proba(
@@ -206,8 +206,7 @@ def _predict(
 ) -> Array:
     flow, matrix = classifier.flow, classifier.embedding.matrix
 
-    def one(example_and_key: tuple[Array, PRNGKey]) -> Array:
-        example, key = example_and_key
+    def one(example: Array, key: PRNGKey) -> Array:
         condition = classifier.condition(example)
 
         def draw(key: PRNGKey) -> Array:
@@ -217,11 +216,4 @@ def _predict(
 
         return jnp.mean(jax.vmap(draw)(example_keys(key, num_draws)), axis=0)
 
-    # Chunks of one size, the last filled up by the last input: a ragged one would be compiled anew.
-    num_inputs = inputs.shape[0]
-    chunks = max(1, -(-num_inputs // batch_size))
-    size = max(1, -(-num_inputs // chunks))
-    if num_inputs < chunks * size and num_inputs:
-        inputs = inputs[jnp.clip(jnp.arange(chunks * size), max=num_inputs - 1)]
-    keys = example_keys(key, inputs.shape[0])
-    return jax.lax.map(one, (inputs, keys), batch_size=size)[:num_inputs]
+    return in_batches(one, (inputs, example_keys(key, inputs.shape[0])), batch_size)

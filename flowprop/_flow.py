@@ -93,17 +93,17 @@ class Flow(eqx.Module):
         **Raises:** `ValueError` for a `z` of another shape or a time outside of the span (at run
         time if `t` is traced).
         """
-        return self.estimate(self._within_span(t), z, x).velocity
+        return self._within_span(t, self.estimate(t, z, x).velocity)
 
     @checked
     def target(self, t: Time, z: Point, x: PyTree = None) -> Point:
         """The estimated data, `E[z_1 | z_t = z, x]`. Arguments as of `velocity`."""
-        return self.estimate(self._within_span(t), z, x).target
+        return self._within_span(t, self.estimate(t, z, x).target)
 
     @checked
     def noise(self, t: Time, z: Point, x: PyTree = None) -> Point:
         """The estimated noise, `E[z_0 | z_t = z, x]`. Arguments as of `velocity`."""
-        return self.estimate(self._within_span(t), z, x).noise
+        return self._within_span(t, self.estimate(t, z, x).noise)
 
     @checked
     def score(self, t: Time, z: Point, x: PyTree = None) -> Point:
@@ -111,11 +111,9 @@ class Flow(eqx.Module):
 
         Arguments as of `velocity`.
         """
-        t = self._within_span(t)
-        sigma = self.path.sigma(t)
+        score = -self.estimate(t, z, x).noise / self.path.sigma(t)
         message = "`t` is a time at which the path holds no noise: a score needs sigma(t) > 0"
-        sigma = _refuse(sigma, sigma <= 0, message)
-        return -self.estimate(t, z, x).noise / sigma
+        return _refuse(self._within_span(t, score), self.path.sigma(t) <= 0, message)
 
     def estimate(self, t: Time, z: Point, x: PyTree = None) -> Estimate:
         """Target, noise and velocity by one call of the network; infinite outside of the span."""
@@ -131,7 +129,7 @@ class Flow(eqx.Module):
         return output
 
     @checked
-    def error(self, t: Time, z0: Point, z1: Point, x: PyTree = None) -> Scalar:
+    def error(self, t: Time, z0: Float[Array, "..."], z1: Float[Array, "..."], x: PyTree = None) -> Scalar:
         """One example's error at one time, weighted: what the loss is the mean of.
 
         **Arguments:**
@@ -192,7 +190,9 @@ class Flow(eqx.Module):
         start, end = self.span
         return start + (end - start) * self.time_sampling.sample(num_times, key=key)
 
-    def unweighted_error(self, t: Time, z0: Point, z1: Point, x: PyTree = None) -> Scalar:
+    def unweighted_error(
+        self, t: Time, z0: Float[Array, "..."], z1: Float[Array, "..."], x: PyTree = None
+    ) -> Scalar:
         """One example's error in the units of the network's output. Arguments as of `error`."""
         for name, array in (("z0", z0), ("z1", z1)):
             check_shape(name, array, self.shape, "the flow's `shape` is that of one example")
@@ -203,18 +203,18 @@ class Flow(eqx.Module):
     def _weight(self, t: Time) -> Scalar:
         return self.weighting.weight(self.path, self.prediction, t)
 
-    def _within_span(self, t: Time) -> Array:
+    def _within_span(self, t: Time, value: Array) -> Array:
         start, end = self.span
-        t = jnp.asarray(t, float)
         message = (
             f"`t` is outside of [{start}, {end}], the span over which {type(self.prediction).__name__} on "
             f"{type(self.path).__name__} determines target, noise and velocity"
         )
         # Nobody integrates past [0, 1], and a check inside of a solver's loop is not free.
         if (start, end) == (0.0, 1.0) and isinstance(t, jax.core.Tracer):
-            return t
+            return value
         slack = 1e-6  # a time that rounding put past the end
-        return _refuse(t, (t < start - slack) | (t > end + slack), message)
+        t = jnp.asarray(t, float)
+        return _refuse(value, (t < start - slack) | (t > end + slack), message)
 
 
 def _refuse(value: Array, wrong: Array, message: str) -> Array:

@@ -4,6 +4,7 @@ The only room that knows Diffrax.
 """
 
 import abc
+from collections.abc import Callable
 from typing import Any
 
 import diffrax as dfx
@@ -259,6 +260,24 @@ def example_keys(key: PRNGKey, num_examples: int) -> Key[Array, " examples"]:
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(num_examples))
 
 
+def in_batches(function: Callable[..., PyTree], arguments: PyTree, batch_size: int | None) -> PyTree:
+    """`jax.vmap(function)(*arguments)`, at most `batch_size` examples at once.
+
+    The last batch is filled up, so that one program serves all. Without a size, a CPU takes 256 at
+    once: they stay in its cache, and fewer wait for the one that needs most steps.
+    """
+    num_examples = jax.tree.leaves(arguments)[0].shape[0]
+    if batch_size is None:
+        batch_size = 256 if jax.default_backend() == "cpu" else num_examples
+    num_batches = -(-num_examples // max(batch_size, 1))
+    if num_batches <= 1:
+        return jax.vmap(function)(*arguments)
+    size = -(-num_examples // num_batches)
+    rows = jnp.minimum(jnp.arange(num_batches * size), num_examples - 1).reshape(num_batches, size)
+    values = jax.lax.map(lambda rows: jax.vmap(function)(*jax.tree.map(lambda leaf: leaf[rows], arguments)), rows)
+    return jax.tree.map(lambda value: value.reshape(-1, *value.shape[2:])[:num_examples], values)
+
+
 @checked
 def sample(
     flow: Flow,
@@ -267,6 +286,7 @@ def sample(
     *,
     key: PRNGKey,
     integrator: AbstractIntegrator | None = None,
+    batch_size: int | None = None,
 ) -> Float[Array, "num_samples *shape"]:
     """Draw from a flow: noise, integrated to data.
 
@@ -281,6 +301,8 @@ def sample(
     - `key`: for the noise, and for the SDE's.
     - `integrator`: by default [`flowprop.ODEIntegrator`][]`()`; an [`flowprop.SDEIntegrator`][] draws
       from the same distribution.
+    - `batch_size`: how many are solved at once. By default 256 on a CPU, whose cache they then fit,
+      and all of them elsewhere.
 
     **Returns:** samples in data coordinates, `z(1) / alpha(1)`, of shape `(num_samples, *shape)`.
 
@@ -290,16 +312,20 @@ def sample(
     check_key("key", key)
     check_positive(num_samples=num_samples)
     check_condition(x, num_samples)
-    return _sample(flow, num_samples, x, key, integrator)
+    if batch_size is not None:
+        check_positive(batch_size=batch_size)
+    return _sample(flow, num_samples, x, key, integrator, batch_size)
 
 
 @eqx.filter_jit
-def _sample(flow: Flow, num_samples: int, x: PyTree, key: PRNGKey, integrator: AbstractIntegrator) -> Array:
+def _sample(
+    flow: Flow, num_samples: int, x: PyTree, key: PRNGKey, integrator: AbstractIntegrator, batch_size: int | None
+) -> Array:
     def one(key: PRNGKey, x: PyTree) -> Point:
         key_noise, key_path = jax.random.split(key)
         return transport(flow, draw_start(flow, key_noise), x, integrator, key_path)
 
-    return jax.vmap(one)(example_keys(key, num_samples), x)
+    return in_batches(one, (example_keys(key, num_samples), x), batch_size)
 
 
 @checked
@@ -311,6 +337,7 @@ def log_prob(
     key: PRNGKey | None = None,
     divergence: AbstractDivergence | None = None,
     integrator: AbstractIntegrator | None = None,
+    batch_size: int | None = None,
 ) -> Float[Array, " batch"]:
     """The log-likelihood of data under a flow: the exact pushforward of N(0, I) by its ODE.
 
@@ -326,6 +353,8 @@ def log_prob(
     - `key`: for a stochastic divergence.
     - `divergence`: by default [`flowprop.ExactDivergence`][]`()`.
     - `integrator`: an ODE's. By default [`flowprop.ODEIntegrator`][]`()`.
+    - `batch_size`: how many are solved at once. By default 256 on a CPU, whose cache they then fit,
+      and all of them elsewhere.
 
     **Returns:** log-densities in nats, `(n,)`.
 
@@ -341,7 +370,9 @@ def log_prob(
     z1 = jnp.asarray(z1)
     check_shape("z1", z1, (None, *flow.shape), "a batch axis, then the flow's `shape`")
     check_condition(x, z1.shape[0])
-    return _log_prob(flow, z1, x, key, divergence, integrator)
+    if batch_size is not None:
+        check_positive(batch_size=batch_size)
+    return _log_prob(flow, z1, x, key, divergence, integrator, batch_size)
 
 
 @eqx.filter_jit
@@ -352,6 +383,7 @@ def _log_prob(
     key: PRNGKey | None,
     divergence: AbstractDivergence,
     integrator: ODEIntegrator,
+    batch_size: int | None,
 ) -> Array:
     start, end = flow.span
     alpha = flow.path.alpha(jnp.asarray(end, z1.dtype))
@@ -369,7 +401,7 @@ def _log_prob(
         return base + change + z.size * jnp.log(alpha)
 
     keys = None if key is None else example_keys(key, z1.shape[0])
-    return jax.vmap(one)(z1, x, keys)
+    return in_batches(one, (z1, x, keys), batch_size)
 
 
 @checked

@@ -181,8 +181,8 @@ def fit(
     **Returns:** the trained model, and its history: arrays `step` (from 1) and `loss` for every
     step, and for each evaluation `evaluation_step` and what `evaluate` named.
 
-    **Raises:** `ValueError` for data, sizes or a decay that do not fit; `FloatingPointError` when the
-    loss is no longer finite.
+    **Raises:** `ValueError` for data, sizes or a decay that do not fit; `FloatingPointError` when a
+    loss is not finite.
     """
     arrays = _check(data, steps, batch_size, key, ema, evaluate_every, steps_per_call)
     train = Trainer(model, arrays, optimiser, batch_size=batch_size, key=key, ema=ema, steps_per_call=steps_per_call)
@@ -205,6 +205,8 @@ def fit(
             if evaluate and done == stop:
                 evaluations.append({"evaluation_step": done, **_named(evaluate(train.model))})
     history = {"step": np.arange(1, steps + 1), "loss": np.concatenate([np.asarray(loss) for loss in losses])}
+    for index in np.flatnonzero(~np.isfinite(history["loss"])):
+        _finite(history["loss"][index], int(index) + 1)
     for name in evaluations[0] if evaluations else ():
         history[name] = np.asarray([values[name] for values in evaluations])
     return train.model, history
@@ -216,8 +218,8 @@ def _named(values: Mapping[str, float]) -> Mapping[str, float]:
     return values
 
 
-def _finite(loss: Array, step: int) -> float:
-    value = float(loss)
+def _finite(loss: ArrayLike, step: int) -> float:
+    value = float(np.asarray(loss))
     if not math.isfinite(value):
         raise FloatingPointError(
             f"the loss is {value} by step {step}: lower the learning rate, clip the gradient "

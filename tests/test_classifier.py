@@ -23,27 +23,29 @@ def blobs(seed, n=240):
     return (CENTRES[labels] + 0.5 * draw.standard_normal((n, 2))).astype(np.float32), labels
 
 
-def categorical(network, path):
-    return fp.Flow(network, path, fp.CategoricalPrediction(), shape=(3,))
+def categorical(network, path, shape=(3,)):
+    return fp.Flow(network, path, fp.CategoricalPrediction(), shape=shape)
 
 
+# Name -> the flow around a network; whether the embeddings, five-dimensional then, are learned.
 PROTOCOLS = {
-    "FM": lambda net: fp.fm_flow(net, shape=(3,)),
-    "CT": lambda net: fp.ct_flow(net, shape=(3,), schedule=fp.SigmoidNoiseSchedule(8.0)),
-    "categorical, CondOT": lambda net: categorical(net, fp.CondOTPath()),
-    "categorical, VP": lambda net: categorical(net, fp.VPPath(fp.SigmoidNoiseSchedule(8.0))),
+    "FM": (lambda net, shape: fp.fm_flow(net, shape=shape), False),
+    "CT": (lambda net, shape: fp.ct_flow(net, shape=shape, schedule=fp.SigmoidNoiseSchedule(8.0)), False),
+    "categorical, CondOT": (lambda net, shape: categorical(net, fp.CondOTPath(), shape), True),
+    "categorical, VP": (lambda net, shape: categorical(net, fp.VPPath(fp.SigmoidNoiseSchedule(8.0)), shape), False),
 }
 KEY = jax.random.key(42)
 
 
+@functools.cache
 def untrained(protocol):
-    key_encoder, key_net = jax.random.split(jax.random.key(1))
-    network = fp.nn.MLP(shape=(3,), condition_size=4, width=24, depth=2, key=key_net)
-    return fp.Classifier(
-        encoder=fp.nn.Linear(2, 4, key=key_encoder),
-        flow=PROTOCOLS[protocol](network),
-        embedding=fp.one_hot_embedding(3),
-    )
+    make, learned = PROTOCOLS[protocol]
+    key_encoder, key_net, key_embedding = jax.random.split(jax.random.key(1), 3)
+    shape = (5,) if learned else (3,)
+    network = fp.nn.MLP(shape=shape, condition_size=4, width=24, depth=2, out_shape=(3,), key=key_net)
+    embedding = fp.learned_embedding(3, 5, norm=1.5, key=key_embedding) if learned else fp.one_hot_embedding(3)
+    encoder = fp.nn.Linear(2, 4, key=key_encoder)
+    return fp.Classifier(encoder=encoder, flow=make(network, shape), embedding=embedding)
 
 
 @functools.cache
@@ -230,8 +232,9 @@ class TestConstruction:
         np.testing.assert_array_equal(bare.condition(jnp.arange(2.0)), [0.0, 1.0])
 
     def test_the_condition_carries_the_embeddings_only_where_they_are_needed(self):
-        features, matrix = untrained("categorical, CondOT").condition(jnp.ones(2))
+        features, matrix = untrained("categorical, VP").condition(jnp.ones(2))
         np.testing.assert_array_equal(matrix, np.eye(3))
+        # Both encoders are of one key.
         np.testing.assert_array_equal(untrained("FM").condition(jnp.ones(2)), features)
 
     def test_an_embedding_of_another_shape_is_refused(self):
@@ -247,36 +250,28 @@ class TestConstruction:
             )
 
 
-def with_learned_embedding(prediction):
-    """Of five dimensions for four classes, so that one array alone has its shape."""
-    out_shape = (4,) if isinstance(prediction, fp.CategoricalPrediction) else (5,)
-    network = fp.nn.MLP(shape=(5,), condition_size=2, width=8, depth=1, out_shape=out_shape, key=KEY)
-    return fp.Classifier(
-        flow=fp.Flow(network, fp.CondOTPath(), prediction, shape=(5,)),
-        embedding=fp.learned_embedding(4, 5, norm=1.5, key=KEY),
-    )
-
-
-@pytest.mark.parametrize("prediction", [fp.CategoricalPrediction(), fp.VelocityPrediction()], ids=["logits", "FM"])
 class TestLearnedEmbedding:
-    def test_is_one_leaf(self, prediction):
-        classifier = with_learned_embedding(prediction)
+    LEARNED = "categorical, CondOT"
+
+    def test_is_one_leaf(self):
+        classifier = untrained(self.LEARNED)
         parameters, _ = eqx.partition(classifier, fp.trainable(classifier))
-        assert [leaf.shape for leaf in jax.tree.leaves(parameters)].count((4, 5)) == 1
+        assert [leaf.shape for leaf in jax.tree.leaves(parameters)].count((3, 5)) == 1
 
-    def test_has_a_gradient(self, prediction):
-        inputs, labels = blobs(0, 60)
-        gradient = eqx.filter_grad(loss_of)(with_learned_embedding(prediction), inputs, labels).embedding.rows
-        # The fourth class has no examples; a velocity is not told of it, nor are the logits' features.
+    def test_trains_on_its_sphere(self):
+        before = np.asarray(untrained(self.LEARNED).embedding.matrix)
+        after = np.asarray(trained(self.LEARNED)[0].embedding.matrix)
+        assert np.all(np.max(np.abs(after - before), axis=1) > 1e-2)
+        np.testing.assert_allclose(np.linalg.norm(after, axis=1), np.full(3, 1.5), rtol=1e-5)
+
+    def test_is_what_the_flow_is_given(self):
+        classifier = trained(self.LEARNED)[0]
+        np.testing.assert_array_equal(classifier.condition(jnp.ones(2))[1], classifier.embedding.matrix)
+
+    def test_has_a_gradient_by_the_squared_error_as_well(self):
+        flow = fp.fm_flow(Constant(jnp.zeros(5)), shape=(5,))
+        classifier = fp.Classifier(flow=flow, embedding=fp.Embedding(1 + jnp.arange(20.0).reshape(4, 5)))
+        gradient = eqx.filter_grad(loss_of)(classifier, *blobs(0, 60)).embedding.rows
         assert np.all(np.max(np.abs(gradient), axis=1)[:3] > 1e-4)
+        # The fourth class has no example.
         np.testing.assert_array_equal(gradient[3], np.zeros(5))
-
-
-def test_a_learned_embedding_trains_and_keeps_its_norm():
-    classifier = with_learned_embedding(fp.CategoricalPrediction())
-    found, _ = fp.fit(classifier, blobs(0), optax.adam(1e-2), steps=20, batch_size=60, key=KEY, progress=False)
-    before, after = np.asarray(classifier.embedding.matrix), np.asarray(found.embedding.matrix)
-    assert np.all(np.max(np.abs(after - before), axis=1)[:3] > 1e-2)
-    np.testing.assert_allclose(np.linalg.norm(after, axis=1), np.full(4, 1.5), rtol=1e-5)
-    # It is what the flow is given as well.
-    np.testing.assert_array_equal(found.condition(jnp.ones(2))[1], after)

