@@ -22,6 +22,7 @@ from ._embedding import (
 )
 from ._flow import Flow as Flow, ct_flow as ct_flow, df_flow as df_flow, fm_flow as fm_flow
 from ._frozen import Frozen as Frozen, trainable as trainable
+from ._log_prob import log_prob as log_prob
 from ._path import AbstractPath as AbstractPath, CondOTPath as CondOTPath, Estimate as Estimate, VPPath as VPPath
 from ._prediction import (
     AbstractPrediction as AbstractPrediction,
@@ -31,6 +32,7 @@ from ._prediction import (
     TargetPrediction as TargetPrediction,
     VelocityPrediction as VelocityPrediction,
 )
+from ._sample import sample as sample
 from ._schedule import (
     AbstractNoiseSchedule as AbstractNoiseSchedule,
     CosineNoiseSchedule as CosineNoiseSchedule,
@@ -43,8 +45,6 @@ from ._solve import (
     ODEIntegrator as ODEIntegrator,
     SDEIntegrator as SDEIntegrator,
     function_evaluations as function_evaluations,
-    log_prob as log_prob,
-    sample as sample,
     solve as solve,
 )
 from ._train import fit as fit

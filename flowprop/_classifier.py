@@ -11,10 +11,11 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from ._batch import example_keys, in_batches
 from ._embedding import AbstractReadout, Embedding, RadialReadout
 from ._flow import Flow
 from ._prediction import CategoricalPrediction
-from ._solve import AbstractIntegrator, draw_start, example_keys, in_batches, label_integrator, transport
+from ._solve import AbstractIntegrator, label_integrator, transport
 from ._types import Inputs, Labels, Point, PRNGKey, Scalar, Time, check_key, check_positive, check_shape, checked
 
 
@@ -211,7 +212,7 @@ def _predict(
 
         def draw(key: PRNGKey) -> Array:
             key_noise, key_path = jax.random.split(key)
-            end = transport(flow, draw_start(flow, key_noise), condition, integrator, key_path)
+            end = transport(flow, flow.draw_noise(key=key_noise), condition, integrator, key_path)
             return jnp.exp(classifier.readout(end, matrix))
 
         return jnp.mean(jax.vmap(draw)(example_keys(key, num_draws)), axis=0)

@@ -78,6 +78,19 @@ class Flow(eqx.Module):
         """The times over which target, noise and velocity are finite: where the flow is integrated."""
         return self.prediction.span(self.path)
 
+    @property
+    def noise_std(self) -> Scalar:
+        """The standard deviation of the gaussian noise at the start of the span.
+
+        1 on a variance-preserving path, and on any path at t = 0; in between that of unit data.
+        """
+        start = self.span[0]
+        return jnp.hypot(self.path.alpha(start), self.path.sigma(start))
+
+    def draw_noise(self, *, key: PRNGKey) -> Point:
+        """One example's noise at the start of the span."""
+        return self.noise_std * jax.random.normal(key, self.shape)
+
     @checked
     def velocity(self, t: Time, z: Point, x: PyTree = None) -> Point:
         """The velocity of the probability-flow ODE, `alpha' u + sigma' eps`.
@@ -190,9 +203,7 @@ class Flow(eqx.Module):
         start, end = self.span
         return start + (end - start) * self.time_sampling.sample(num_times, key=key)
 
-    def unweighted_error(
-        self, t: Time, z0: Float[Array, "..."], z1: Float[Array, "..."], x: PyTree = None
-    ) -> Scalar:
+    def unweighted_error(self, t: Time, z0: Float[Array, "..."], z1: Float[Array, "..."], x: PyTree = None) -> Scalar:
         """One example's error in the units of the network's output. Arguments as of `error`."""
         for name, array in (("z0", z0), ("z1", z1)):
             check_shape(name, array, self.shape, "the flow's `shape` is that of one example")

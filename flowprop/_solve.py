@@ -1,4 +1,4 @@
-"""Integrating a flow with Diffrax: samples, log-likelihoods, whole solutions.
+"""Integrating a flow with Diffrax: how, from where to where, and at what cost.
 
 The only room that knows Diffrax.
 """
@@ -13,11 +13,10 @@ import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
-from ._divergence import AbstractDivergence, ExactDivergence
-from ._flow import Flow, check_condition
-from ._types import Point, Points, PRNGKey, Real, Scalar, Time, check_key, check_positive, check_shape, checked
+from ._flow import Flow
+from ._types import Point, PRNGKey, Real, Time, check_key, check_shape, checked
 
 
 class AbstractIntegrator(eqx.Module):
@@ -82,15 +81,18 @@ class ODEIntegrator(AbstractIntegrator):
     def integrate(
         self, flow: Flow, z: Point, x: PyTree, t0: Time, t1: Time, saveat: dfx.SaveAt, key: PRNGKey | None
     ) -> dfx.Solution:
-        return self.solve(dfx.ODETerm(lambda t, z, x: flow.estimate(t, z, x).velocity), z, x, t0, t1, saveat)
+        return self._solve(lambda t, z, x: flow.estimate(t, z, x).velocity, z, x, t0, t1, saveat)
 
-    def solve(
-        self, term: dfx.AbstractTerm, y: PyTree, args: PyTree, t0: Time, t1: Time, saveat: dfx.SaveAt
+    def end_point(self, field: Callable[..., PyTree], y: PyTree, args: PyTree, t0: Time, t1: Time) -> PyTree:
+        """The state at `t1` of any ODE `dy/dt = field(t, y, args)`, by this solver and these steps."""
+        return _end(self._solve(field, y, args, t0, t1, dfx.SaveAt(t1=True)))
+
+    def _solve(
+        self, field: Callable[..., PyTree], y: PyTree, args: PyTree, t0: Time, t1: Time, saveat: dfx.SaveAt
     ) -> dfx.Solution:
-        """Any ODE by this solver and these steps."""
         start, end = _times(t0, t1, y)
         return dfx.diffeqsolve(
-            term,
+            dfx.ODETerm(field),
             self.solver,
             start,
             end,
@@ -143,19 +145,20 @@ class SDEIntegrator(AbstractIntegrator):
 
         structure = jax.ShapeDtypeStruct(z.shape, z.dtype)
         start, end = _times(t0, t1, z)
-        step = (end - start) / self.num_steps
-        # Steps are equal and none is rejected, so that increments need not fit into a tree.
+        # No step is ever rejected, so that increments need not fit into a tree.
         brownian = dfx.UnsafeBrownianPath(structure, key, _levy_area(self.solver))
         return dfx.diffeqsolve(
             dfx.MultiTerm(dfx.ODETerm(drift), dfx.ControlTerm(diffusion, brownian)),
             self.solver,
             start,
             end,
-            step,
+            None,
             z,
             x,
             saveat=saveat,
-            max_steps=self.num_steps + 1,
+            # Adding up equal steps would, by rounding, now and then need one more.
+            stepsize_controller=dfx.StepTo(ts=jnp.linspace(start, end, self.num_steps + 1)),
+            max_steps=self.num_steps,
             adjoint=dfx.DirectAdjoint(),
         )
 
@@ -239,169 +242,6 @@ def transport(flow: Flow, z: Point, x: PyTree, integrator: AbstractIntegrator, k
     start, end = flow.span
     z = _end(integrator.integrate(flow, z, x, start, end, dfx.SaveAt(t1=True), key))
     return flow.estimate(end, z, x).target if end < 1 else z / flow.path.alpha(end)
-
-
-def base_std(flow: Flow) -> Scalar:
-    """The standard deviation of the gaussian at the start of a flow's span.
-
-    1 on a variance-preserving path, and on any path at t = 0; in between that of unit data.
-    """
-    start = flow.span[0]
-    return jnp.hypot(flow.path.alpha(start), flow.path.sigma(start))
-
-
-def draw_start(flow: Flow, key: PRNGKey) -> Point:
-    """One example's starting noise."""
-    return base_std(flow) * jax.random.normal(key, flow.shape)
-
-
-def example_keys(key: PRNGKey, num_examples: int) -> Key[Array, " examples"]:
-    """A key for each example that does not depend on how many there are."""
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(num_examples))
-
-
-def in_batches(function: Callable[..., PyTree], arguments: PyTree, batch_size: int | None) -> PyTree:
-    """`jax.vmap(function)(*arguments)`, at most `batch_size` examples at once.
-
-    The last batch is filled up, so that one program serves all. Without a size, a CPU takes 256 at
-    once: they stay in its cache, and fewer wait for the one that needs most steps.
-    """
-    num_examples = jax.tree.leaves(arguments)[0].shape[0]
-    if batch_size is None:
-        batch_size = 256 if jax.default_backend() == "cpu" else num_examples
-    num_batches = -(-num_examples // max(batch_size, 1))
-    if num_batches <= 1:
-        return jax.vmap(function)(*arguments)
-    size = -(-num_examples // num_batches)
-    rows = jnp.minimum(jnp.arange(num_batches * size), num_examples - 1).reshape(num_batches, size)
-    values = jax.lax.map(lambda rows: jax.vmap(function)(*jax.tree.map(lambda leaf: leaf[rows], arguments)), rows)
-    return jax.tree.map(lambda value: value.reshape(-1, *value.shape[2:])[:num_examples], values)
-
-
-@checked
-def sample(
-    flow: Flow,
-    num_samples: int,
-    x: PyTree = None,
-    *,
-    key: PRNGKey,
-    integrator: AbstractIntegrator | None = None,
-    batch_size: int | None = None,
-) -> Float[Array, "num_samples *shape"]:
-    """Draw from a flow: noise, integrated to data.
-
-    Each sample is solved on its own and has a key of its own, so that the first samples are the
-    same however many are drawn.
-
-    **Arguments:**
-
-    - `flow`: the flow.
-    - `num_samples`: how many.
-    - `x`: the conditions, one for each sample; each leaf carries the batch axis.
-    - `key`: for the noise, and for the SDE's.
-    - `integrator`: by default [`flowprop.ODEIntegrator`][]`()`; an [`flowprop.SDEIntegrator`][] draws
-      from the same distribution.
-    - `batch_size`: how many are solved at once. By default 256 on a CPU, whose cache they then fit,
-      and all of them elsewhere.
-
-    **Returns:** samples in data coordinates, `z(1) / alpha(1)`, of shape `(num_samples, *shape)`.
-
-    **Raises:** `ValueError` if a leaf of `x` has another batch size or `num_samples` is not positive.
-    """
-    integrator = ODEIntegrator() if integrator is None else integrator
-    check_key("key", key)
-    check_positive(num_samples=num_samples)
-    check_condition(x, num_samples)
-    if batch_size is not None:
-        check_positive(batch_size=batch_size)
-    return _sample(flow, num_samples, x, key, integrator, batch_size)
-
-
-@eqx.filter_jit
-def _sample(
-    flow: Flow, num_samples: int, x: PyTree, key: PRNGKey, integrator: AbstractIntegrator, batch_size: int | None
-) -> Array:
-    def one(key: PRNGKey, x: PyTree) -> Point:
-        key_noise, key_path = jax.random.split(key)
-        return transport(flow, draw_start(flow, key_noise), x, integrator, key_path)
-
-    return in_batches(one, (example_keys(key, num_samples), x), batch_size)
-
-
-@checked
-def log_prob(
-    flow: Flow,
-    z1: Points,
-    x: PyTree = None,
-    *,
-    key: PRNGKey | None = None,
-    divergence: AbstractDivergence | None = None,
-    integrator: AbstractIntegrator | None = None,
-    batch_size: int | None = None,
-) -> Float[Array, " batch"]:
-    """The log-likelihood of data under a flow: the exact pushforward of N(0, I) by its ODE.
-
-    `log p(z_1) = log N(z(0); 0, I) - int_0^1 div v dt + d log alpha(1)` (Chen et al. 2018, eq. 8),
-    solved from `alpha(1) z_1` back to noise. Where the schedule leaves noise on the data, so that
-    `alpha(1) < 1`, it is the density of slightly noised data.
-
-    **Arguments:**
-
-    - `flow`: the flow.
-    - `z1`: a batch of data, `(n, *shape)`.
-    - `x`: the conditions; each leaf carries the batch axis.
-    - `key`: for a stochastic divergence.
-    - `divergence`: by default [`flowprop.ExactDivergence`][]`()`.
-    - `integrator`: an ODE's. By default [`flowprop.ODEIntegrator`][]`()`.
-    - `batch_size`: how many are solved at once. By default 256 on a CPU, whose cache they then fit,
-      and all of them elsewhere.
-
-    **Returns:** log-densities in nats, `(n,)`.
-
-    **Raises:** `TypeError` for an SDE, which has no likelihood; `ValueError` if `z1` or `x` has the
-    wrong shape or a stochastic divergence comes without a key.
-    """
-    integrator = ODEIntegrator() if integrator is None else integrator
-    divergence = ExactDivergence() if divergence is None else divergence
-    if not isinstance(integrator, ODEIntegrator):
-        raise TypeError(f"`integrator` is {type(integrator).__name__}: a likelihood needs the ODE, `fp.ODEIntegrator`")
-    if key is not None:
-        check_key("key", key)
-    z1 = jnp.asarray(z1)
-    check_shape("z1", z1, (None, *flow.shape), "a batch axis, then the flow's `shape`")
-    check_condition(x, z1.shape[0])
-    if batch_size is not None:
-        check_positive(batch_size=batch_size)
-    return _log_prob(flow, z1, x, key, divergence, integrator, batch_size)
-
-
-@eqx.filter_jit
-def _log_prob(
-    flow: Flow,
-    z1: Array,
-    x: PyTree,
-    key: PRNGKey | None,
-    divergence: AbstractDivergence,
-    integrator: ODEIntegrator,
-    batch_size: int | None,
-) -> Array:
-    start, end = flow.span
-    alpha = flow.path.alpha(jnp.asarray(end, z1.dtype))
-
-    def one(z: Point, x: PyTree, key: PRNGKey | None) -> Scalar:
-        tangents = divergence.tangents(z, key=key)
-
-        def augmented(t: Time, state: tuple[Point, Scalar], x: PyTree) -> tuple[Point, Scalar]:
-            return divergence.value_and_divergence(lambda z: flow.estimate(t, z, x).velocity, state[0], tangents)
-
-        state = (alpha * z, jnp.zeros((), z.dtype))
-        solution = integrator.solve(dfx.ODETerm(augmented), state, x, end, start, dfx.SaveAt(t1=True))
-        z0, change = _end(solution)
-        base = jax.scipy.stats.norm.logpdf(z0, scale=base_std(flow).astype(z0.dtype)).sum()
-        return base + change + z.size * jnp.log(alpha)
-
-    keys = None if key is None else example_keys(key, z1.shape[0])
-    return in_batches(one, (z1, x, keys), batch_size)
 
 
 @checked

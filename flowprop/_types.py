@@ -1,15 +1,15 @@
 """The shapes that flow through the library, and the check that names what is wrong with one."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
-from beartype import beartype
 from jaxtyping import Array, ArrayLike, Float, Integer, Key, Shaped, UInt8, jaxtyped
 
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+Target = TypeVar("Target", bound=Callable[..., Any])
 
 Scalar = Float[Array, ""]
 #: What is a number to Python: 13 does where 13.0 does.
@@ -27,13 +27,28 @@ Image = Float[Array, "height width channels"] | UInt8[Array, "height width chann
 PRNGKey = Key[Array, ""]
 
 
-def checked(function: Function) -> Function:
-    """Check the arguments of a public entry point against their annotations, always.
+def checked(target: Target) -> Target:
+    """Check the arguments of a public function, or of a class's constructor, against their annotations, always.
 
-    A wrong shape or type is then an error that names the argument, what came and what was
-    needed. Inside `jit` this costs trace time only; outside some 13 microseconds a call.
+    A wrong shape or type is then an error that names the argument, what came and what was needed.
+    Inside `jit` this costs trace time only; outside some 13 microseconds a call. The check is made
+    at the first call: made for all at once, it would take most of the time of `import flowprop`.
     """
-    return jaxtyped(typechecker=beartype)(function)
+    if isinstance(target, type):
+        target.__init__ = checked(target.__init__)  # type: ignore[misc]
+        return target
+    check: Callable[..., Any] | None = None
+
+    @functools.wraps(target)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        nonlocal check
+        if check is None:
+            from beartype import beartype
+
+            check = jaxtyped(typechecker=beartype)(target)
+        return check(*args, **kwargs)
+
+    return wrapper  # type: ignore[return-value]
 
 
 def check_shape(name: str, array: Array | np.ndarray, shape: tuple[int | None, ...], remedy: str) -> None:
@@ -42,12 +57,8 @@ def check_shape(name: str, array: Array | np.ndarray, shape: tuple[int | None, .
         have > 0 if want is None else have == want for have, want in zip(array.shape, shape, strict=True)
     )
     if not fits:
-        wanted = (
-            "("
-            + ", ".join("n" if size is None else str(size) for size in shape)
-            + ("," if len(shape) == 1 else "")
-            + ")"
-        )
+        sizes = ", ".join("n" if size is None else str(size) for size in shape)
+        wanted = f"({sizes},)" if len(shape) == 1 else f"({sizes})"
         raise ValueError(f"`{name}` has shape {tuple(array.shape)} where {wanted} is needed: {remedy}")
 
 

@@ -1,0 +1,193 @@
+"""The house: who imports whom, what `import flowprop` costs, and that every public name says what it is."""
+
+import ast
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import flowprop as fp
+
+
+ROOT = Path(fp.__file__).parent
+#: The rooms of the core, each of which imports only from those above it.
+HOUSE = [
+    "_types",
+    "_batch",
+    "_frozen",
+    "_batch",
+    "_schedule",
+    "_path",
+    "_prediction",
+    "_weighting",
+    "_coupling",
+    "_flow",
+    "_divergence",
+    "_solve",
+    "_sample",
+    "_log_prob",
+    "_sample",
+    "_log_prob",
+    "_embedding",
+    "_classifier",
+    "_discrete",
+    "_train",
+    "_checkpoint",
+]
+ROOMS = sorted(path.stem for path in ROOT.glob("_*.py") if path.stem != "__init__")
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def imports(path):
+    """The absolute names of the modules that a file imports, wherever in it."""
+    package = ("flowprop", *path.relative_to(ROOT).parts[:-1])
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(part for part in (base, node.module) if part)
+            # `from . import data` imports a module by the name that follows.
+            found |= {module} if node.module else {f"{module}.{name.name}" for name in node.names}
+    return found
+
+
+def python(code):
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT.parent)},
+        cwd=ROOT.parent,
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout
+
+
+class TestHouse:
+    def test_every_room_is_in_the_list(self):
+        assert set(ROOMS) <= set(HOUSE)
+
+    @pytest.mark.parametrize("room", ROOMS)
+    def test_a_room_imports_only_from_above(self, room):
+        above = {f"flowprop.{name}" for name in HOUSE[: HOUSE.index(room)]}
+        within = {name for name in imports(ROOT / f"{room}.py") if name.split(".")[0] == "flowprop"}
+        # In particular neither `nn` nor `data` nor `plot`, which are optional to the core.
+        assert within <= above
+
+    def test_only_one_room_knows_diffrax(self):
+        assert [path.name for path in FILES if any(name.split(".")[0] == "diffrax" for name in imports(path))] == [
+            "_solve.py"
+        ]
+
+    def test_only_plot_knows_matplotlib(self):
+        users = [path for path in FILES if any(name.split(".")[0] == "matplotlib" for name in imports(path))]
+        assert {path.parent.name for path in users} == {"plot"}
+
+    def test_no_pickle(self):
+        """Neither imported nor asked of NumPy."""
+        unsafe = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+        assert [path.name for path in FILES if {name.split(".")[0] for name in imports(path)} & unsafe] == []
+        allowed = [path.name for path in FILES if re.search(r"allow_pickle\s*=\s*(?!False)", path.read_text())]
+        assert allowed == []
+
+
+class TestImport:
+    def test_pulls_in_nothing_optional(self):
+        optional = ["matplotlib", "sklearn", "pooch", "tyro", "scipy.optimize", "torch", "pandas"]
+        code = f"""
+import jax, diffrax, equinox, optax, sys
+before = set(sys.modules)
+import flowprop
+print(*[name for name in {optional} if name in sys.modules and name not in before])
+"""
+        assert python(code).split() == []
+
+    def test_costs_less_than_half_a_second(self):
+        """Beyond JAX, Diffrax, Equinox and Optax. The least of three, for others may have the processor too."""
+        code = """
+import time
+import jax, diffrax, equinox, optax
+start = time.perf_counter()
+import flowprop
+print(time.perf_counter() - start)
+"""
+        assert min(float(python(code)) for _ in range(3)) < 0.5
+
+    def test_runs_nothing_on_the_device(self):
+        """An import that makes an array picks the backend before the user has configured it."""
+        code = "import flowprop, jax._src.xla_bridge as bridge; print(bridge.backends_are_initialized())"
+        assert python(code).strip() == "False"
+
+    def test_plot_comes_when_it_is_asked_for(self):
+        assert python("import flowprop, sys; flowprop.plot; print('flowprop.plot' in sys.modules)").strip() == "True"
+
+    def test_an_unknown_name_is_an_attribute_error(self):
+        with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+            fp.nonsense  # noqa: B018
+
+
+def public(module):
+    """Its public names; the tests' import hook adds jaxtyping to them."""
+    names = [name for name in vars(module) if not name.startswith("_") and name != "jaxtyping"]
+    return {f"{module.__name__}.{name}": getattr(module, name) for name in names}
+
+
+MODULES = {"flowprop": fp, "flowprop.nn": fp.nn, "flowprop.data": fp.data}
+NAMES = {name: value for module in MODULES.values() for name, value in public(module).items()}
+CLASSES = {name: value for name, value in NAMES.items() if inspect.isclass(value)}
+
+
+class TestDocstrings:
+    @pytest.mark.parametrize("name", NAMES)
+    def test_every_public_name_has_one(self, name):
+        own = NAMES[name].__doc__
+        assert own
+        # Neither the one that a dataclass or a named tuple makes up.
+        assert not own.startswith(f"{name.split('.')[-1]}(")
+
+    @pytest.mark.parametrize("name", CLASSES)
+    def test_every_public_method_has_one(self, name):
+        methods = {key: value for key, value in vars(CLASSES[name]).items() if not key.startswith("_")}
+        bare = [
+            key
+            for key, value in methods.items()
+            if (inspect.isroutine(value) or isinstance(value, property) or hasattr(value, "__wrapped__"))
+            and not inspect.getdoc(getattr(CLASSES[name], key))
+        ]
+        assert bare == []
+
+    @pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(ROOT)) for path in FILES])
+    def test_every_file_says_its_job(self, path):
+        assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+#: Names that acceptance programs use.
+CONTRACT = """
+    CondOTPath VPPath LinearNoiseSchedule CosineNoiseSchedule SigmoidNoiseSchedule LearnableNoiseSchedule
+    TargetPrediction NoisePrediction VelocityPrediction PreconditionedPrediction CategoricalPrediction
+    Flow fm_flow ct_flow df_flow ODEIntegrator SDEIntegrator ExactDivergence HutchinsonDivergence
+    sample log_prob solve function_evaluations one_hot_embedding learned_embedding Classifier Frozen
+    fit save load nn data plot
+"""
+
+
+def test_the_contract_of_public_names():
+    assert [name for name in CONTRACT.split() if not hasattr(fp, name)] == []
+
+
+def test_keys_are_never_made_inside():
+    """A library that made its own keys could not be reproduced."""
+    makers = re.compile(r"(?<!`)jax\.random\.(key|PRNGKey)\(")
+    lines = [
+        f"{path.name}: {line.strip()}"
+        for path in FILES
+        for line in path.read_text().splitlines()
+        if makers.search(line)
+    ]
+    assert [line for line in lines if "give `" not in line and "make it by" not in line] == []
