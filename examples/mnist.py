@@ -186,7 +186,7 @@ def main(config: Config) -> None:
     )
     reference_accuracy = float((reference.predict(test_images) == test_labels).mean())
 
-    default = fp.ODEIntegrator(dfx.Heun(), dt0=0.2)
+    default = fp.ODEIntegrator(dfx.Euler(), dt0=0.1)
     predictions = classifier.predict(test_images, key=key_test, integrator=default)
     belief = first_belief(classifier, test_images, key_test)
     results = {

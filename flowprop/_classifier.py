@@ -158,7 +158,7 @@ class Classifier(eqx.Module):
 
         - `inputs`: a batch of what the encoder takes. Each is encoded once.
         - `key`: for the starting noise; an input's result does not depend on its batch.
-        - `integrator`: by default five steps of Heun.
+        - `integrator`: by default ten steps of Euler.
         - `num_draws`: of the starting noise, for each input.
         - `batch_size`: how many inputs are in memory at once.
 

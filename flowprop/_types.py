@@ -14,8 +14,8 @@ Target = TypeVar("Target", bound=Callable[..., Any])
 Scalar = Float[Array, ""]
 #: What is a number to Python: 13 does where 13.0 does.
 Real = float | int
-#: A time in [0, 1]: a Python float or a scalar array.
-Time = Float[ArrayLike, ""]
+#: A time in [0, 1]: a number or a scalar array.
+Time = Float[ArrayLike, ""] | int
 #: One example in path coordinates, or in the data's.
 Point = Float[Array, "*shape"]
 #: Batches come from NumPy as often as from JAX.

@@ -136,7 +136,7 @@ def gaussian_log_prob(z, mean, covariance):
     return -0.5 * quadratic - 0.5 * np.linalg.slogdet(2 * np.pi * covariance)[1]
 
 
-def runge_kutta_log_prob(flow, z, num_steps=1_000):
+def runge_kutta_log_prob(flow, z, num_steps=500):
     """The same pushforward by the classical Runge-Kutta method, without Diffrax.
 
     Steps are finer towards both ends, where a schedule's velocity turns quickest.

@@ -1,7 +1,12 @@
 """Every test runs with the whole package checked by beartype, and without rank promotion."""
 
+import os
+
 from jaxtyping import install_import_hook
 
+
+# The suite compiles much and computes little.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 
 with install_import_hook("flowprop", "beartype.beartype"):
     import flowprop  # noqa: F401

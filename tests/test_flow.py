@@ -126,17 +126,16 @@ def test_the_loss_trains_a_learnable_schedule_by_its_variance_only(key):
 @pytest.mark.parametrize("name", ["fm", "ct"])
 def test_a_trained_density_integrates_to_one(name, key):
     prediction = fp.PreconditionedPrediction(0.7)
-    net = fp.nn.MLP(shape=(2,), width=64, depth=2, key=key)
+    net = fp.nn.MLP(shape=(2,), width=32, depth=2, key=key)
     flow = fp.fm_flow(net, shape=(2,)) if name == "fm" else fp.ct_flow(net, shape=(2,), prediction=prediction)
     points, _ = fp.data.two_moons(5_000, key=key)
-    flow, history = fp.fit(flow, (points,), optax.adam(3e-3), steps=600, batch_size=256, key=key, progress=False)
+    flow, history = fp.fit(flow, (points,), optax.adam(3e-3), steps=400, batch_size=256, key=key, progress=False)
     assert history["loss"][-50:].mean() < history["loss"][:10].mean()
-    side = jnp.linspace(-4.5, 5.5, 100)
-    grid = jnp.stack(jnp.meshgrid(side, side - 0.25), axis=-1).reshape(-1, 2)
-    integral = jnp.exp(fp.log_prob(flow, grid)).sum() * (side[1] - side[0]) ** 2
+    grid, area = fp.plot.grid_points(((-3.5, 4.5), (-3.5, 4.0)), resolution=64)
+    integral = jnp.exp(fp.log_prob(flow, grid)).sum() * area
     assert abs(integral - 1) < 0.01
-    samples = fp.sample(flow, 2_000, key=key)
+    samples = fp.sample(flow, 1_000, key=key)
     # Far from trained out, but there: nearer to the data than a gaussian of its moments.
     truth = fp.data.TwoMoons(0.1)
-    gaussian = np.asarray(points).mean(0) + np.asarray(points).std(0) * np.asarray(jax.random.normal(key, (2_000, 2)))
+    gaussian = np.asarray(points).mean(0) + np.asarray(points).std(0) * np.asarray(jax.random.normal(key, (1_000, 2)))
     assert truth.log_prob(samples).mean() > truth.log_prob(gaussian).mean() + 1

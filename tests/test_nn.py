@@ -25,7 +25,6 @@ SMALL = {"width": 6, "depth": 2, "key": KEY}
 # Name -> constructor, shape of a point, condition, shape of the output.
 NETWORKS = {
     "MLP": (lambda: nn.MLP((2,), **SMALL), (2,), None, (2,)),
-    "MLP, scalar": (lambda: nn.MLP((), **SMALL), (), None, ()),
     "MLP, image": (lambda: nn.MLP((2, 3), 4, **SMALL), (2, 3), np.ones(4, np.float32), (2, 3)),
     "MLP, logits": (lambda: nn.MLP((2,), 1, out_shape=(5,), **SMALL), (2,), 0.5, (5,)),
     "MLP, tree": (lambda: nn.MLP((2,), 7, **SMALL), (2,), {"a": np.ones((2, 3), np.float32), "b": 3}, (2,)),
@@ -38,14 +37,13 @@ NETWORKS = {
         (),
     ),
     "ConcatSquash": (lambda: nn.ConcatSquashMLP((2,), **SMALL), (2,), None, (2,)),
-    "ConcatSquash, image": (lambda: nn.ConcatSquashMLP((2, 3), 2, **SMALL), (2, 3), (np.float32(1), 2), (2, 3)),
-    "ConcatSquash, logits": (lambda: nn.ConcatSquashMLP((2,), out_shape=(5,), **SMALL), (2,), None, (5,)),
+    "ConcatSquash, logits of an image": (
+        lambda: nn.ConcatSquashMLP((2, 3), 2, out_shape=(5,), **SMALL),
+        (2, 3),
+        (np.float32(1), 2),
+        (5,),
+    ),
 }
-
-
-@functools.cache
-def made(name):
-    return NETWORKS[name][0]()
 
 
 call = eqx.filter_jit(lambda network, t, z, x: network(t, z, x))
@@ -53,25 +51,21 @@ call = eqx.filter_jit(lambda network, t, z, x: network(t, z, x))
 
 @pytest.mark.parametrize("name", NETWORKS)
 class TestNetworks:
-    def test_shape_of_the_output(self, name):
-        _, shape, x, out_shape = NETWORKS[name]
-        network = made(name)
-        out = call(network, jnp.asarray(0.3), draw(*shape), x)
-        assert out.shape == network.out_shape == out_shape
-        assert out.dtype == jnp.float32
-        assert np.all(np.isfinite(out))
-
-    def test_a_gradient_reaches_every_parameter(self, name):
-        _, shape, x, _ = NETWORKS[name]
+    def test_the_output_has_its_shape_and_every_parameter_a_gradient(self, name):
+        make, shape, x, out_shape = NETWORKS[name]
 
         @eqx.filter_jit
-        @eqx.filter_grad
+        @functools.partial(eqx.filter_grad, has_aux=True)
         def gradient(network):
-            # Two points, for a unit may rest at one.
-            outputs = [network(jnp.asarray(t), draw(*shape, seed=seed), x) for seed, t in enumerate((0.3, 0.8))]
-            return sum(jnp.sum(jnp.square(out - 1)) for out in outputs)
+            # Some points, for a unit may rest at one.
+            outputs = jax.vmap(lambda t, z: network(t, z, x))(jnp.linspace(0.2, 0.9, 4), draw(4, *shape))
+            return jnp.sum(jnp.square(outputs - 1)), outputs
 
-        leaves = jax.tree.leaves(gradient(made(name)))
+        network = make()
+        leaves, outputs = gradient(network)
+        leaves = jax.tree.leaves(leaves)
+        assert outputs.shape == (4, *network.out_shape) == (4, *out_shape)
+        assert outputs.dtype == jnp.float32
         # Weight and bias of each layer, gate and shift.
         assert len(leaves) >= 4
         assert min(float(jnp.max(jnp.abs(leaf))) for leaf in leaves) > 1e-6
@@ -261,7 +255,7 @@ def convolve(image, kernel, stride):
 
 
 class TestConv:
-    @pytest.mark.parametrize(("kernel_size", "stride"), [(3, 1), (2, 1), (3, 2), (1, 1)])
+    @pytest.mark.parametrize(("kernel_size", "stride"), [(3, 1), (2, 2)])
     def test_equals_a_sum_over_windows(self, kernel_size, stride):
         layer = nn.Conv(2, 3, kernel_size, stride=stride, key=KEY)
         layer = eqx.tree_at(lambda m: m.bias, layer, jnp.array([1.0, -2.0, 0.5]))

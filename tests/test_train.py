@@ -196,7 +196,12 @@ class TestTheCallersModel:
 
     def test_survives_an_optimiser_that_keeps_its_arrays(self):
         """A state that is donated must not hold the caller's own buffers."""
-        keeps = optax.GradientTransformation(lambda p: p, lambda g, state, p=None: (g, state))
+
+        def update(gradient, anchor, parameters=None):
+            anchor = jax.tree.map(lambda a, g: 0.9 * a + g, anchor, gradient)
+            return jax.tree.map(jnp.negative, anchor), anchor
+
+        keeps = optax.GradientTransformation(lambda parameters: parameters, update)
         model = regression()
         fit(model, optimiser=keeps, steps=3)
         np.testing.assert_array_equal(model.weight, np.zeros(3))
