@@ -1,5 +1,6 @@
 """Every test runs with the whole package checked by beartype, and without rank promotion."""
 
+import gc
 import os
 
 from jaxtyping import install_import_hook
@@ -11,11 +12,21 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_opti
 with install_import_hook("flowprop", "beartype.beartype"):
     import flowprop  # noqa: F401
 
+import equinox
 import jax
 import pytest
 
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget():
+    """Thousands of programs kept alive slow down each further compilation: none outlives its module."""
+    yield
+    jax.clear_caches()
+    equinox.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture
