@@ -17,12 +17,12 @@ def example_keys(key: PRNGKey, num_examples: int) -> Key[Array, " examples"]:
 def in_batches(function: Callable[..., PyTree], arguments: PyTree, batch_size: int | None) -> PyTree:
     """`jax.vmap(function)(*arguments)`, at most `batch_size` examples at once.
 
-    The last batch is filled up, so that one program serves all. Without a size, a CPU takes 256 at
-    once: they stay in its cache, and fewer wait for the one that needs most steps.
+    The last batch is filled up, so that one program serves all. Without a size, a CPU takes 1024
+    at once: they stay in its cache, and fewer wait for the one that needs most steps.
     """
     num_examples = jax.tree.leaves(arguments)[0].shape[0]
     if batch_size is None:
-        batch_size = 256 if jax.default_backend() == "cpu" else num_examples
+        batch_size = 1024 if jax.default_backend() == "cpu" else num_examples
     num_batches = -(-num_examples // max(batch_size, 1))
     if num_batches <= 1:
         return jax.vmap(function)(*arguments)

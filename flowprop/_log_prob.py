@@ -37,7 +37,7 @@ def log_prob(
     - `key`: for a stochastic divergence.
     - `divergence`: by default [`flowprop.ExactDivergence`][]`()`.
     - `integrator`: an ODE's. By default [`flowprop.ODEIntegrator`][]`()`.
-    - `batch_size`: how many are solved at once. By default 256 on a CPU, whose cache they then fit,
+    - `batch_size`: how many are solved at once. By default 1024 on a CPU, whose cache they then fit,
       and all of them elsewhere.
 
     **Returns:** log-densities in nats, `(n,)`.

@@ -33,7 +33,7 @@ def sample(
     - `key`: for the noise, and for the SDE's.
     - `integrator`: by default [`flowprop.ODEIntegrator`][]`()`; an [`flowprop.SDEIntegrator`][] draws
       from the same distribution.
-    - `batch_size`: how many are solved at once. By default 256 on a CPU, whose cache they then fit,
+    - `batch_size`: how many are solved at once. By default 1024 on a CPU, whose cache they then fit,
       and all of them elsewhere.
 
     **Returns:** samples in data coordinates, `z(1) / alpha(1)`, of shape `(num_samples, *shape)`.

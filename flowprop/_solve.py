@@ -61,7 +61,7 @@ class ODEIntegrator(AbstractIntegrator):
         solver: dfx.AbstractSolver | None = None,
         stepsize_controller: dfx.AbstractStepSizeController | None = None,
         *,
-        dt0: Time | None = None,
+        dt0: Real | Float[Array | np.ndarray, ""] | None = None,
         max_steps: int | None = 4096,
         adjoint: dfx.AbstractAdjoint | None = None,
     ) -> None:

@@ -127,18 +127,7 @@ def solves(flow, key, num_points: int):
         return jax.vmap(one)(points)
 
     points = fp.data.two_moons(num_points, key=key)[0]
-    whole = num_points  # the same arithmetic as by hand; the default on a CPU takes 256 at a time
-    yield (
-        f"sample {num_points}, in one batch",
-        lambda: fp.sample(flow, num_points, key=key, batch_size=whole),
-        lambda: sample(parameters, key),
-    )
     yield f"sample {num_points}", lambda: fp.sample(flow, num_points, key=key), lambda: sample(parameters, key)
-    yield (
-        f"log_prob {num_points}, in one batch",
-        lambda: fp.log_prob(flow, points, batch_size=whole),
-        lambda: log_prob(parameters, points),
-    )
     yield f"log_prob {num_points}", lambda: fp.log_prob(flow, points), lambda: log_prob(parameters, points)
 
 
