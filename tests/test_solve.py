@@ -14,6 +14,7 @@ import flowprop as fp
 
 
 TIGHT = fp.ODEIntegrator(stepsize_controller=dfx.PIDController(rtol=1e-10, atol=1e-10), dt0=1e-3)
+SINGLE = fp.ODEIntegrator(stepsize_controller=dfx.PIDController(rtol=1e-6, atol=1e-6))
 NUM_SAMPLES = 4_000
 # One process for each pair: what is compiled for one test serves the next.
 each_pair = pytest.mark.parametrize("pair", [pytest.param(p, marks=pytest.mark.xdist_group(p)) for p in exact.PAIRS])
@@ -89,8 +90,7 @@ def test_log_prob_is_the_exact_pushforward(pair, key):
     """Of a gaussian in closed form, of a mixture by an independent method, in both precisions."""
     with jax.enable_x64(True):
         flow = exact.exact_flow(exact.GAUSSIAN, *exact.PAIRS[pair]())
-        # Where data are; at 1e-5 the solver's error is relative, and grows in the tails.
-        z = exact.MIXTURE.means[np.arange(20) % 2] + 0.25 * jax.random.normal(key, (20, 2))
+        z = jax.random.normal(key, (20, 2))
         gaussian = exact.gaussian_log_prob(z, *exact.pushforward_moments(flow, exact.GAUSSIAN))
         value = fp.log_prob(flow, z, integrator=TIGHT)
         assert value.dtype == jnp.float64
@@ -100,7 +100,8 @@ def test_log_prob_is_the_exact_pushforward(pair, key):
         np.testing.assert_allclose(fp.log_prob(flow, z, integrator=TIGHT), mixture, atol=1e-7)
     z = jnp.asarray(np.asarray(z), jnp.float32)
     for data, wanted in ((exact.GAUSSIAN, gaussian), (exact.MIXTURE, mixture)):
-        value = fp.log_prob(exact.exact_flow(data, *exact.PAIRS[pair]()), z)
+        # The points lie as far out as -25 nats, where 1e-5, the default, leaves errors of 2e-3.
+        value = fp.log_prob(exact.exact_flow(data, *exact.PAIRS[pair]()), z, integrator=SINGLE)
         assert value.dtype == jnp.float32
         np.testing.assert_allclose(value, wanted, atol=1e-3)
 
