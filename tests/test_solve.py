@@ -16,8 +16,16 @@ import flowprop as fp
 TIGHT = fp.ODEIntegrator(stepsize_controller=dfx.PIDController(rtol=1e-10, atol=1e-10), dt0=1e-3)
 SINGLE = fp.ODEIntegrator(stepsize_controller=dfx.PIDController(rtol=1e-6, atol=1e-6))
 NUM_SAMPLES = 4_000
-# One process for each pair: what is compiled for one test serves the next.
-each_pair = pytest.mark.parametrize("pair", [pytest.param(p, marks=pytest.mark.xdist_group(p)) for p in exact.PAIRS])
+
+
+def over(pairs):
+    """A test for each pair, all of a pair in one process: what is compiled for one serves the next."""
+    return pytest.mark.parametrize("pair", [pytest.param(pair, marks=pytest.mark.xdist_group(pair)) for pair in pairs])
+
+
+each_pair = over(exact.PAIRS)
+# Every constructor, on fixed and learnable schedules and on a span that ends early: for what takes long.
+each_constructor = over(["fm", "ct cosine", "ct sigmoid", "ct learnable", "ct preconditioned", "df", "condot target"])
 
 
 def assert_moments(samples, mean, covariance, sigmas=4.0, slack=0.0):
@@ -48,7 +56,7 @@ def test_ode_samples_have_the_moments_of_the_exact_pushforward(pair, key):
     assert_moments(samples, mean, covariance)
 
 
-@each_pair
+@each_constructor
 @pytest.mark.parametrize("data", ["GAUSSIAN", "MIXTURE"])
 def test_ode_and_sde_reproduce_the_moments_of_the_data(pair, data, key):
     flow = exact.exact_flow(getattr(exact, data), *exact.PAIRS[pair]())
@@ -131,7 +139,7 @@ def test_the_same_key_gives_the_same_result_on_any_batch(key):
     np.testing.assert_allclose(few, many[:3], atol=2e-4)
 
 
-@each_pair
+@each_constructor
 def test_forward_and_back_is_where_it_began(pair, key, x64):
     flow = exact.exact_flow(exact.MIXTURE, *exact.PAIRS[pair]())
     z = jax.random.normal(key, (2,))
