@@ -112,10 +112,10 @@ def run(protocol: str, config: Config, data: dict, key) -> dict:
 
     integrator = fp.ODEIntegrator()
     log_prob = fp.log_prob(density, test_points - centre, integrator=integrator).mean()
-    grid, area = fp.plot.grid_points(BOUNDS, resolution=120)
+    grid, area = fp.plot.grid_points(BOUNDS, resolution=100)
     on_grid = fp.log_prob(density, grid - centre, integrator=integrator)
-    second_moon = jnp.broadcast_to(one_hot[1], grid.shape)
-    given_moon = fp.log_prob(conditional, grid - centre, second_moon, integrator=integrator)
+    coarse, _ = fp.plot.grid_points(BOUNDS, resolution=60)
+    given_moon = fp.log_prob(conditional, coarse - centre, jnp.broadcast_to(one_hot[1], coarse.shape))
     predictions = classifier.predict(test_points - centre, key=next(keys))
     bayes = moons.class_log_prob(test_points).argmax(axis=-1)
 
@@ -133,9 +133,9 @@ def run(protocol: str, config: Config, data: dict, key) -> dict:
     sample_labels = jnp.arange(5_000) % 2
     given_class = fp.sample(conditional, 5_000, one_hot[sample_labels], key=next(keys)) + centre
     figures = {
-        "density": fp.plot.density_and_samples(on_grid, samples, BOUNDS, true_log_prob=moons.log_prob, resolution=120),
+        "density": fp.plot.density_and_samples(on_grid, samples, BOUNDS, true_log_prob=moons.log_prob, resolution=100),
         "given_class": fp.plot.density_and_samples(
-            given_moon, given_class, BOUNDS, labels=sample_labels, resolution=120
+            given_moon, given_class, BOUNDS, labels=sample_labels, resolution=60
         ),
         "trajectories": fp.plot.trajectories(solutions.ys / alpha + centre[None], title=f"{protocol}: noise to data"),
         "learning_curve": fp.plot.learning_curve(history),
