@@ -40,7 +40,7 @@ class Config:
     """Noise schedule of CT and DF; the sigmoid's scale is 13."""
     noise: float = 0.1
     """Standard deviation of the noise on the moons."""
-    steps: int = 8_000
+    steps: int = 6_000
     """Training steps of the unconditional flow; the others take a quarter."""
     batch_size: int = 512
     learning_rate: float = 4e-3
