@@ -6,5 +6,17 @@ from ._features import (
     PositionalFeatures as PositionalFeatures,
     SinusoidalFeatures as SinusoidalFeatures,
 )
+from ._fuse import FuseNetwork as FuseNetwork, LabelEncoder as LabelEncoder
 from ._linear import Linear as Linear
+from ._mixer import MixerEncoder as MixerEncoder
 from ._mlp import MLP as MLP, ConcatSquashMLP as ConcatSquashMLP
+from ._norm import GroupNorm as GroupNorm
+from ._resnet import (
+    ResidualBlock as ResidualBlock,
+    ResNet as ResNet,
+    basic_block as basic_block,
+    bottleneck_block as bottleneck_block,
+    resnet18 as resnet18,
+    resnet50 as resnet50,
+    resnet152 as resnet152,
+)
