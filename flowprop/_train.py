@@ -26,6 +26,7 @@ class Trainable(Protocol):
 
 
 Model = TypeVar("Model", bound=Trainable)
+Augment = Callable[..., Array]
 History = dict[str, np.ndarray]
 
 
@@ -55,6 +56,7 @@ class Trainer:
         batch_size: int,
         key: PRNGKey,
         ema: Real | None,
+        augment: Augment | None,
         steps_per_call: int | None,
     ) -> None:
         parameters, self._rest = eqx.partition(model, trainable(model))
@@ -70,7 +72,7 @@ class Trainer:
 
         def step(state: TrainState, constants: PyTree) -> tuple[TrainState, Float[Array, ""]]:
             fixed, data, key = constants
-            key_order, key_loss = jax.random.split(jax.random.fold_in(key, state.step))
+            key_order, key_loss, key_augment = jax.random.split(jax.random.fold_in(key, state.step), 3)
             place = state.step % steps_per_epoch
             order = jax.lax.cond(
                 place == 0,
@@ -80,6 +82,9 @@ class Trainer:
             )
             rows = jax.lax.dynamic_slice(order, (place * batch_size,), (batch_size,))
             batch = [array[rows] for array in data]
+            if augment is not None:
+                keys = jax.random.split(key_augment, batch_size)
+                batch[0] = jax.vmap(lambda example, key: augment(example, key=key))(batch[0], keys)
             value, gradient = jax.value_and_grad(loss)(state.parameters, fixed, batch, key_loss)
             updates, optimiser_state = optimiser.update(gradient, state.optimiser, state.parameters, value=value)
             new = optax.apply_updates(state.parameters, updates)
@@ -152,6 +157,7 @@ def fit(
     ema: Real | None = None,
     evaluate: Callable[[Model], Mapping[str, float]] | None = None,
     evaluate_every: int | None = None,
+    augment: Augment | None = None,
     steps_per_call: int | None = None,
     progress: bool = True,
 ) -> tuple[Model, History]:
@@ -174,6 +180,8 @@ def fit(
     - `evaluate`: called on the (averaged) model every `evaluate_every` steps and at the end;
       what it returns goes into the history.
     - `evaluate_every`: by default the end only.
+    - `augment`: a callable `augment(example, key=key)` that returns a changed example of the same shape and type,
+      such as [`flowprop.data.RandomCrop`][]`(4)`; applied to the first array of each training batch.
     - `steps_per_call`: how many steps run in one call of the device. By default 1 for networks that
       convolve on a CPU, where XLA slows their gradients inside of a loop, and else 50.
     - `progress`: whether to draw a progress bar.
@@ -185,7 +193,16 @@ def fit(
     loss is not finite.
     """
     arrays = _check(data, steps, batch_size, key, ema, evaluate_every, steps_per_call)
-    train = Trainer(model, arrays, optimiser, batch_size=batch_size, key=key, ema=ema, steps_per_call=steps_per_call)
+    train = Trainer(
+        model,
+        arrays,
+        optimiser,
+        batch_size=batch_size,
+        key=key,
+        ema=ema,
+        augment=augment,
+        steps_per_call=steps_per_call,
+    )
     evaluate_every = steps if evaluate_every is None else evaluate_every
     losses: list[Array] = []
     evaluations: list[dict[str, float]] = []

@@ -61,6 +61,11 @@ def averaged():
     return fit(ema=0.6)
 
 
+def shifted(example, *, key):
+    """An augmentation: the example, moved at random."""
+    return example + 0.2 * jax.random.normal(key, example.shape)
+
+
 def trajectory(**kwargs):
     """The weights after every step."""
     seen = []
@@ -93,21 +98,27 @@ class TestReproducibility:
         _, evaluated = fit(evaluate=lambda model: {}, evaluate_every=4)
         np.testing.assert_allclose(evaluated["loss"], plain()[1]["loss"], rtol=1e-5)
 
-    def test_equals_a_loop_by_hand(self):
+    @pytest.mark.parametrize("augmented", [False, True])
+    def test_equals_a_loop_by_hand(self, augmented):
         """The order and keys as `fit` draws them, all else written out."""
         optimiser, model, order, losses = optax.adam(0.05), regression(), None, []
         state = optimiser.init(model)
         step = jax.jit(jax.value_and_grad(lambda model, x, y, key: model.loss(x, y, key=key)))
         for i in range(30):
-            key_order, key_loss = jax.random.split(jax.random.fold_in(KEY, i))
+            key_order, key_loss, key_augment = jax.random.split(jax.random.fold_in(KEY, i), 3)
             if i % 3 == 0:
                 order = np.asarray(jax.random.permutation(key_order, 20))
             rows = order[6 * (i % 3) : 6 * (i % 3) + 6]
-            value, gradient = step(model, X[rows], Y[rows], key_loss)
+            x = X[rows]
+            if augmented:
+                x = np.stack(
+                    [shifted(row, key=key) for row, key in zip(x, jax.random.split(key_augment, 6), strict=True)]
+                )
+            value, gradient = step(model, x, Y[rows], key_loss)
             updates, state = optimiser.update(gradient, state, model)
             model = optax.apply_updates(model, updates)
             losses.append(float(value))
-        found, history = plain()
+        found, history = fit(augment=shifted) if augmented else plain()
         # 30 steps of rounding in another order.
         np.testing.assert_allclose(history["loss"], losses, rtol=1e-5)
         np.testing.assert_allclose(found.weight, model.weight, rtol=1e-5)
@@ -168,6 +179,34 @@ class TestOrder:
 
         fit(Typed(jnp.zeros(())), (np.zeros((4, 2), np.uint8), np.zeros(4, np.int32)), steps=1, batch_size=2)
         assert set(zip(seen[::2], seen[1::2], strict=True)) == {(np.dtype(np.uint8), np.dtype(np.int32))}
+
+
+class TestAugmentation:
+    class Spread(eqx.Module):
+        """How far apart the examples of a batch are; 1000 if a target is not 0."""
+
+        weight: jax.Array
+
+        def loss(self, x, y, *, key):
+            return 0 * self.weight + jnp.std(x) + 1000 * jnp.max(jnp.abs(y))
+
+    def spreads(self, **kwargs):
+        data = np.zeros((40, 2), np.float32), np.zeros((40, 2), np.float32)
+        return fit(self.Spread(jnp.zeros(())), data, optax.sgd(0.1), steps=5, batch_size=20, **kwargs)[1]["loss"]
+
+    def test_is_of_the_first_array_and_of_each_example_anew(self):
+        found = self.spreads(augment=shifted)
+        # The standard deviation of 40 draws, to 4 standard errors of it.
+        np.testing.assert_allclose(found, np.full(5, 0.2), rtol=4 / np.sqrt(2 * 40))
+        assert len(set(found)) == 5
+
+    def test_follows_the_key(self):
+        one, same, other = (self.spreads(augment=shifted, key=jax.random.key(seed)) for seed in (0, 0, 1))
+        np.testing.assert_array_equal(one, same)
+        assert np.all(one != other)
+
+    def test_is_none_by_default(self):
+        np.testing.assert_array_equal(self.spreads(), np.zeros(5))
 
 
 class TestAverage:
@@ -280,7 +319,9 @@ class TestStepsPerCall:
     @staticmethod
     def trainer(model, *data):
         arrays = tuple(jnp.asarray(array) for array in data)
-        return Trainer(model, arrays, optax.sgd(0.1), batch_size=2, key=KEY, ema=None, steps_per_call=None)
+        return Trainer(
+            model, arrays, optax.sgd(0.1), batch_size=2, key=KEY, ema=None, augment=None, steps_per_call=None
+        )
 
     def test_many_for_a_perceptron(self):
         network = fp.nn.MLP(shape=(2,), width=4, depth=1, key=KEY)

@@ -1,11 +1,19 @@
-"""Data: toy densities that are known exactly, and images of digits.
+"""Data: toy densities that are known exactly, and images.
 
 Every toy density, such as [`flowprop.data.TwoMoons`][], draws samples with class labels and states its log-density, its
 log-density given the class, and the best possible classification. The functions in lower case draw from them in one
 call. The image data sets come as NumPy arrays: training images, training labels, test images, test labels.
+Augmentations, such as [`flowprop.data.RandomCrop`][], change one training image at random.
 """
 
+from ._augment import (
+    Augmentation as Augmentation,
+    RandomAffine as RandomAffine,
+    RandomCrop as RandomCrop,
+    RandomFlip as RandomFlip,
+)
 from ._checkerboard import Checkerboard as Checkerboard, checkerboard as checkerboard
+from ._cifar import cifar10 as cifar10, cifar100 as cifar100
 from ._density import AbstractDensity as AbstractDensity
 from ._digits import digits as digits
 from ._eight_gaussians import EightGaussians as EightGaussians, eight_gaussians as eight_gaussians

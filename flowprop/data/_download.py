@@ -1,22 +1,37 @@
 """Downloads that arrive whole or not at all."""
 
-import hashlib
 import io
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ._idx import decompressed
+
+#: The environment variable that names a folder of data.
+VARIABLE = "FLOWPROP_DATA"
 
 
-def fetch(name: str, digest: str, mirrors: Sequence[str], folder: Path, remedy: str) -> Path:
+def cache(folder: str, remedy: str) -> Path:
+    """The folder of this name in the user's cache, where downloads are kept."""
+    try:
+        import pooch
+    except ImportError as error:
+        raise ImportError(f"a download needs pooch: `pip install 'flowprop[data]'`, or {remedy}") from error
+    return Path(pooch.os_cache("flowprop")) / folder
+
+
+def digest_fault(algorithm: str, found: str, published: str) -> str | None:
+    """What is wrong with a content of the digest `found`, if anything."""
+    return None if found == published else f"its content has the {algorithm} digest {found} instead of {published}"
+
+
+def fetch(name: str, fault: Callable[[bytes], str | None], mirrors: Sequence[str], folder: Path, remedy: str) -> Path:
     """The file `name` in `folder`, downloaded from the first mirror that has it unless it is there already.
 
     **Arguments:**
 
     - `name`: the file's name, in `folder` and under each mirror.
-    - `digest`: SHA-256 of the **uncompressed** content, which stays the same if a mirror compresses anew.
+    - `fault`: says what is wrong with the content of the file, `None` if nothing is.
     - `mirrors`: addresses that end in a slash, tried in turn.
     - `folder`: where the file is kept; made if missing.
     - `remedy`: what to do without a download, for the errors.
@@ -24,7 +39,7 @@ def fetch(name: str, digest: str, mirrors: Sequence[str], folder: Path, remedy: 
     **Raises:** `ConnectionError` if no mirror has the content; `OSError` if it cannot be saved.
     """
     path = folder / name
-    if path.is_file() and _fault(path.read_bytes(), digest) is None:
+    if path.is_file() and fault(path.read_bytes()) is None:
         return path
     failures = []
     for mirror in mirrors:
@@ -34,11 +49,11 @@ def fetch(name: str, digest: str, mirrors: Sequence[str], folder: Path, remedy: 
         except OSError as error:
             failures.append(f"{mirror + name}: {error}")
             continue
-        fault = _fault(content, digest)
-        if fault is None:
+        wrong = fault(content)
+        if wrong is None:
             _save(path, content, remedy)
             return path
-        failures.append(f"{mirror + name}: {fault}")
+        failures.append(f"{mirror + name}: {wrong}")
     raise ConnectionError("\n".join([f"no mirror gave {name}:", *failures, f"Without a download, {remedy}."]))
 
 
@@ -51,15 +66,6 @@ def _download(url: str, name: str) -> bytes:
     with tqdm(desc=name, total=1, unit="B", unit_scale=True) as progress:
         pooch.HTTPDownloader(progressbar=progress)(url, content, None)
     return content.getvalue()
-
-
-def _fault(content: bytes, digest: str) -> str | None:
-    """What is wrong with the content of a file, if anything."""
-    try:
-        found = hashlib.sha256(decompressed(content, "it")).hexdigest()
-    except ValueError as error:
-        return str(error)
-    return None if found == digest else f"its content has the SHA-256 digest {found} instead of {digest}"
 
 
 def _save(path: Path, content: bytes, remedy: str) -> None:

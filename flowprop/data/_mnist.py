@@ -1,5 +1,7 @@
 """MNIST, and whatever else comes in its four files."""
 
+import functools
+import hashlib
 import os
 from pathlib import Path
 
@@ -7,8 +9,8 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from .._types import checked
-from ._download import fetch
-from ._idx import read_idx
+from ._download import VARIABLE, cache, digest_fault, fetch
+from ._idx import decompressed, read_idx
 
 
 #: The files, in the order in which `mnist` returns them, and the SHA-256 digests of their uncompressed content.
@@ -22,8 +24,7 @@ MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
-_VARIABLE = "FLOWPROP_DATA"
-_REMEDY = f"put {', '.join(DIGESTS)} (or the same with .gz) into a folder, and give it as `root` or in ${_VARIABLE}"
+_REMEDY = f"put {', '.join(DIGESTS)} (or the same with .gz) into a folder, and give it as `root` or in ${VARIABLE}"
 
 
 @checked
@@ -58,7 +59,7 @@ def mnist(
     - `ConnectionError` if a file cannot be downloaded from any mirror, `OSError` if it cannot be saved, `ImportError`
       if pooch is not installed.
     """
-    folder = (os.environ.get(_VARIABLE) or None) if root is None else root
+    folder = (os.environ.get(VARIABLE) or None) if root is None else root
     paths = _downloaded() if folder is None else _local(Path(folder).expanduser())
     train_images, train_labels = _read_pair(*paths[:2])
     test_images, test_labels = _read_pair(*paths[2:])
@@ -82,12 +83,20 @@ def _find(folder: Path, name: str) -> Path | None:
 
 
 def _downloaded() -> list[Path]:
+    folder = cache("mnist", _REMEDY)
+    return [
+        fetch(f"{name}.gz", functools.partial(_fault, digest), MIRRORS, folder, _REMEDY)
+        for name, digest in DIGESTS.items()
+    ]
+
+
+def _fault(digest: str, content: bytes) -> str | None:
+    """The digest is that of the uncompressed content, which stays the same if a mirror compresses anew."""
     try:
-        import pooch
-    except ImportError as error:
-        raise ImportError(f"a download needs pooch: `pip install 'flowprop[data]'`, or {_REMEDY}") from error
-    folder = Path(pooch.os_cache("flowprop")) / "mnist"
-    return [fetch(f"{name}.gz", digest, MIRRORS, folder, _REMEDY) for name, digest in DIGESTS.items()]
+        found = hashlib.sha256(decompressed(content, "it")).hexdigest()
+    except ValueError as error:
+        return str(error)
+    return digest_fault("SHA-256", found, digest)
 
 
 def _read_pair(images_path: Path, labels_path: Path) -> tuple[UInt8[np.ndarray, "n 28 28 1"], Int32[np.ndarray, " n"]]:

@@ -60,7 +60,7 @@ def network_by_hand(parameters, t, z):
 def training_step(data, key, steps: int = 100):
     """`fit`'s steps beside a jitted step called from Python, both drawing batches on the device."""
     flow = fp.fm_flow(fp.nn.MLP(shape=(DIM,), key=key), shape=(DIM,))
-    options = {"batch_size": BATCH, "key": key, "ema": None, "steps_per_call": None}
+    options = {"batch_size": BATCH, "key": key, "ema": None, "augment": None, "steps_per_call": None}
     trainer = Trainer(flow, (data,), OPTIMISER, **options)
 
     def ours():
