@@ -59,6 +59,20 @@ def log_prob(
     return _log_prob(flow, z1, x, key, divergence, integrator, batch_size)
 
 
+class _Augmented(eqx.Module):
+    """The velocity, with its divergence for one more state."""
+
+    flow: Flow
+    divergence: AbstractDivergence
+    tangents: PyTree
+
+    def __call__(self, t: Time, state: tuple[Point, Scalar], x: PyTree) -> tuple[Point, Scalar]:
+        def velocity(z: Point) -> Point:
+            return self.flow.estimate(t, z, x).velocity
+
+        return self.divergence.value_and_divergence(velocity, state[0], self.tangents)
+
+
 @eqx.filter_jit
 def _log_prob(
     flow: Flow,
@@ -73,13 +87,9 @@ def _log_prob(
     alpha = flow.path.alpha(jnp.asarray(end, z1.dtype))
 
     def one(z: Point, x: PyTree, key: PRNGKey | None) -> Scalar:
-        tangents = divergence.tangents(z, key=key)
-
-        def augmented(t: Time, state: tuple[Point, Scalar], x: PyTree) -> tuple[Point, Scalar]:
-            return divergence.value_and_divergence(lambda z: flow.estimate(t, z, x).velocity, state[0], tangents)
-
+        field = _Augmented(flow, divergence, divergence.tangents(z, key=key))
         state = (alpha * z, jnp.zeros((), z.dtype))
-        z0, change = integrator.end_point(augmented, state, x, end, start)
+        z0, change = integrator.end_point(field, state, x, end, start)
         base = jax.scipy.stats.norm.logpdf(z0, scale=flow.noise_std.astype(z0.dtype)).sum()
         return base + change + z.size * jnp.log(alpha)
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from ._schedule import AbstractNoiseSchedule
-from ._types import Point, Scalar, Time, checked
+from ._types import Point, Real, Scalar, Time, checked
 
 
 class Estimate(NamedTuple):
@@ -76,6 +76,29 @@ class AbstractPath(eqx.Module):
     def interpolate(self, t: Time, z0: Point, z1: Point) -> Point:
         """`z_t = alpha z_1 + sigma z_0`."""
         return self.alpha(t) * z1 + self.sigma(t) * z0
+
+    def posterior(self, s: Time, t: Time, stochasticity: Real = 1.0) -> tuple[Scalar, Scalar, Scalar]:
+        """`(a, b, sqrt(c))` of a draw `z_t = a z_1 + b z_s + sqrt(c) eps` at a later time t > s.
+
+        It carries the path's marginal given the data from s to t: `b^2 sigma_s^2 + c = sigma_t^2`,
+        `a + b alpha_s = alpha_t`. Of the variance of the posterior q(z_t | z_s, z_1), which is
+        `sigma_t^2 (1 - SNR_s/SNR_t)`, the noise has the share `stochasticity^2`: at 1 it is a draw from that
+        posterior (Ho et al. 2020, eq. 6-7; NoProp, eq. 6), at 0 none (Song, Meng & Ermon 2021, eq. 12).
+
+        **Arguments:**
+
+        - `s`, `t`: times, `s < t`.
+        - `stochasticity`: in [0, 1].
+
+        **Returns:** three scalars, finite on all of [0, 1].
+        """
+        # By the log-SNR, since the variances would cancel in small steps. It may fall by rounding where a
+        # schedule is flat.
+        rise = jnp.maximum(self.gamma(t) - self.gamma(s), 0)
+        kept = 1 - stochasticity**2 + stochasticity**2 * jnp.exp(-rise)
+        b = self.sigma(t) / self.sigma(s) * jnp.sqrt(kept)
+        noise_std = stochasticity * self.sigma(t) * jnp.sqrt(-jnp.expm1(-rise))
+        return self.alpha(t) - b * self.alpha(s), b, noise_std
 
 
 class CondOTPath(AbstractPath):

@@ -1,6 +1,7 @@
 """Paths against the definitions of their coefficients."""
 
 import closed_forms as exact
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -93,3 +94,66 @@ def test_both_forms_of_the_drift_agree(x64):
         estimate = fp.CondOTPath().from_target(t, z, u)
         drift = estimate.velocity - fp.CondOTPath().diffusion(t)[1] * estimate.noise
         np.testing.assert_allclose(drift, estimate.velocity - estimate.noise, rtol=1e-10)
+
+
+S, T = np.array([[0.05, 0.1], [0.1, 0.9], [0.5, 0.51], [0.9, 0.999]]).T
+
+
+@eqx.filter_jit
+def posterior(path, s, t, stochasticity=1.0):
+    return jax.vmap(lambda s, t: path.posterior(s, t, stochasticity))(jnp.asarray(s), jnp.asarray(t))
+
+
+@each_path
+def test_the_posterior_is_that_of_bayes(path, x64):
+    """Given z_1, `z_t ~ N(alpha_t z_1, sigma_t^2)` and, going back, `z_s = r z_t` and the noise that makes sigma_s."""
+    path = PATHS[path]()
+    r, sigma = path.alpha(S) / path.alpha(T), path.sigma(T)
+    added = path.sigma(S) ** 2 - r**2 * sigma**2
+    variance = 1 / (1 / sigma**2 + r**2 / added)
+    wanted = variance * path.alpha(T) / sigma**2, variance * r / added, jnp.sqrt(variance)
+    np.testing.assert_allclose(posterior(path, S, T), wanted, rtol=1e-8)
+
+
+@pytest.mark.parametrize("path", [p for p in PATHS if p != "condot"])
+def test_the_posterior_of_a_variance_preserving_path_is_that_of_the_paper(path, x64):
+    """NoProp, eq. 6, whose alpha-bar is alpha squared."""
+    path = PATHS[path]()
+    before, now = path.alpha(S) ** 2, path.alpha(T) ** 2
+    r = before / now
+    a, b = jnp.sqrt(now) * (1 - r) / (1 - before), jnp.sqrt(r) * (1 - now) / (1 - before)
+    c = (1 - now) * (1 - r) / (1 - before)
+    np.testing.assert_allclose(posterior(path, S, T), (a, b, jnp.sqrt(c)), rtol=1e-8)
+
+
+@each_path
+def test_a_step_carries_the_marginal_whatever_its_noise(path, x64):
+    """Given the data, both its mean and its variance; without noise the estimated noise is kept (DDIM)."""
+    path = PATHS[path]()
+    for stochasticity in (0, 0.3):
+        a, b, noise_std = posterior(path, S, T, stochasticity)
+        np.testing.assert_allclose(a + b * path.alpha(S), path.alpha(T), rtol=1e-12)
+        np.testing.assert_allclose((b * path.sigma(S)) ** 2 + noise_std**2, path.sigma(T) ** 2, rtol=1e-9)
+        np.testing.assert_allclose(noise_std, stochasticity * posterior(path, S, T)[2], rtol=1e-12)
+        assert stochasticity > 0 or np.allclose(b, path.sigma(T) / path.sigma(S), rtol=1e-12)
+
+
+@each_path
+def test_the_posterior_is_accurate_in_single_precision(path):
+    """For small steps, for a large one, and up to both ends."""
+    path, grid = PATHS[path](), np.linspace(0, 1, 1001)
+    s, t = np.array([*grid[:-1], 0.0]), np.array([*grid[1:], 1.0])
+    for stochasticity in (0.0, 1.0):
+        with jax.enable_x64(True):
+            wanted = np.stack(posterior(path, s, t, stochasticity))
+        assert np.all(np.isfinite(wanted))
+        np.testing.assert_allclose(posterior(path, s, t, stochasticity), wanted, atol=1e-4)
+
+
+def test_the_straight_path_begins_at_noise_and_ends_at_the_data():
+    path = fp.CondOTPath()
+    for stochasticity in (0.0, 0.5, 1.0):
+        np.testing.assert_array_equal(path.posterior(0.25, 1.0, stochasticity), (1, 0, 0))
+    # Independent of where it began, or a blend with the noise that it began with.
+    np.testing.assert_allclose(path.posterior(0.0, 0.25), (0.25, 0, 0.75), rtol=1e-6)
+    np.testing.assert_allclose(path.posterior(0.0, 0.25, 0), (0.25, 0.75, 0), rtol=1e-6)

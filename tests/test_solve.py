@@ -208,6 +208,7 @@ INTEGRATORS = {
     "SDE Heun": fp.SDEIntegrator(10, solver=dfx.Heun()),
     "SDE EulerHeun": fp.SDEIntegrator(10, solver=dfx.EulerHeun()),
     "SDE SPaRK": fp.SDEIntegrator(10, solver=dfx.SPaRK()),
+    "ancestral": fp.AncestralIntegrator(10),
 }
 
 

@@ -1,0 +1,11 @@
+"""Integrating a flow with Diffrax: how, from where to where, and at what cost.
+
+The only room that knows Diffrax.
+"""
+
+from ._ancestral import AncestralIntegrator as AncestralIntegrator
+from ._count import function_evaluations as function_evaluations
+from ._integrator import AbstractIntegrator as AbstractIntegrator
+from ._ode import ODEIntegrator as ODEIntegrator, label_integrator as label_integrator
+from ._sde import SDEIntegrator as SDEIntegrator
+from ._solve import solve as solve, transport as transport
