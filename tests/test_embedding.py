@@ -1,4 +1,4 @@
-"""Embeddings, and the readout against its formula."""
+"""Embeddings, prototypes against brute force, and the measure of collapse."""
 
 import equinox as eqx
 import jax
@@ -8,7 +8,6 @@ import optax
 import pytest
 
 import flowprop as fp
-from flowprop._embedding import nearest_class
 
 
 class TestEmbedding:
@@ -69,6 +68,8 @@ class TestEmbedding:
             (lambda key: fp.one_hot_embedding(1), "num_classes"),
             (lambda key: fp.learned_embedding(0, 3, key=key), "num_classes"),
             (lambda key: fp.learned_embedding(3, 0, key=key), "dim"),
+            (lambda key: fp.orthogonal_embedding(1, 3, key=key), "num_classes"),
+            (lambda key: fp.orthogonal_embedding(3, 0, key=key), "dim"),
         ],
     )
     def test_sizes_that_are_too_small_are_refused(self, make, name, key):
@@ -76,42 +77,182 @@ class TestEmbedding:
             make(key)
 
 
-ROWS = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 5.0]])
+class TestOrthogonal:
+    @pytest.mark.parametrize("dim", [4, 9])
+    def test_begins_at_right_angles(self, dim, key):
+        matrix = np.asarray(fp.orthogonal_embedding(4, dim, norm=1.5, key=key).matrix)
+        np.testing.assert_allclose(matrix @ matrix.T, 1.5**2 * np.eye(4), atol=1e-5)
+
+    def test_begins_as_a_tight_frame_where_there_is_no_room(self, key):
+        embedding = fp.orthogonal_embedding(7, 3, norm=2.0, key=key)
+        np.testing.assert_allclose(embedding.rows.T @ embedding.rows, np.eye(3), atol=1e-6)
+        np.testing.assert_allclose(np.linalg.norm(embedding.matrix, axis=1), np.full(7, 2.0), rtol=1e-6)
+
+    def test_is_trained(self, key):
+        assert all(jax.tree.leaves(fp.trainable(fp.orthogonal_embedding(3, 3, key=key).rows)))
 
 
-class TestRadialReadout:
-    @pytest.mark.parametrize("scale", [0.2, 1])
-    def test_is_a_softmax_of_squared_distances(self, scale, x64):
-        z = np.array([0.7, 1.1])
-        # The nearest two embeddings are 2 apart.
-        logits = -np.sum((z - ROWS) ** 2, axis=1) / (2 * (scale * 2.0) ** 2)
-        wanted = logits - np.log(np.sum(np.exp(logits)))
-        found = fp.RadialReadout(scale)(jnp.asarray(z), jnp.asarray(ROWS))
-        np.testing.assert_allclose(found, wanted, rtol=1e-12)
+def most_typical(points):
+    """By the definition, one point at a time."""
+    medians = []
+    for i, point in enumerate(points):
+        others = np.delete(points, i, axis=0).reshape(len(points) - 1, -1)
+        medians.append(np.median(np.linalg.norm(others - point.ravel(), axis=1)))
+    return points[np.argmin(medians)]
 
-    def test_does_not_depend_on_units_or_place(self, x64):
-        readout, z = fp.RadialReadout(), np.array([0.9, 0.4])
-        plain = readout(jnp.asarray(z), jnp.asarray(ROWS))
-        moved = readout(jnp.asarray(7 * z + 3), jnp.asarray(7 * ROWS + 3))
-        np.testing.assert_allclose(moved, plain, rtol=1e-10)
 
-    def test_points_of_any_shape(self):
-        rows, z = jnp.arange(12.0).reshape(3, 2, 2), jnp.ones((2, 2))
-        flat = fp.RadialReadout()(z.ravel(), rows.reshape(3, 4))
-        np.testing.assert_array_equal(fp.RadialReadout()(z, rows), flat)
+RNG = np.random.default_rng(0)
+LABELS = RNG.permutation(np.repeat(np.arange(3), [6, 7, 11]))
+IMAGES = RNG.integers(0, 256, size=(24, 4, 3, 2), dtype=np.uint8)
+#: What each class is to be found as, in units of the encoder.
+PROTOTYPES = np.stack([most_typical(IMAGES[label == LABELS] / np.float32(255)) for label in range(3)])
 
-    def test_each_embedding_reads_as_its_class(self):
-        matrix = fp.learned_embedding(10, 20, key=jax.random.key(4)).matrix
-        log_probabilities = jax.vmap(lambda z: fp.RadialReadout()(z, matrix))(matrix)
-        np.testing.assert_array_equal(nearest_class(log_probabilities), np.arange(10))
-        # Of the other classes each is at least 5 scales off: exp(-12.5) a piece.
-        assert float(jnp.min(jnp.exp(jnp.diag(log_probabilities)))) > 1 - 9 * np.exp(-12.5) - 1e-6
 
-    def test_far_away_it_still_is_a_distribution(self):
-        log_probabilities = fp.RadialReadout()(jnp.array([1e3, -1e3]), jnp.asarray(ROWS, jnp.float32))
-        assert np.sum(np.exp(np.asarray(log_probabilities))) == pytest.approx(1.0, abs=1e-6)
+class TestPrototypes:
+    def test_are_the_examples_of_smallest_median_distance(self):
+        embedding = fp.prototype_embedding(IMAGES, LABELS, norm=None)
+        np.testing.assert_allclose(embedding.matrix, PROTOTYPES, rtol=1e-6)
+        assert embedding.matrix.dtype == jnp.float32
+        floats = fp.prototype_embedding(jnp.asarray(IMAGES / np.float32(255)), jnp.asarray(LABELS), norm=None)
+        np.testing.assert_allclose(floats.matrix, embedding.matrix, rtol=1e-6)
 
-    @pytest.mark.parametrize("scale", [0, -0.5])
-    def test_a_scale_that_is_not_positive_is_refused(self, scale):
-        with pytest.raises(ValueError, match="`scale` is"):
-            fp.RadialReadout(scale)
+    def test_lie_about_their_mean_at_the_norm(self):
+        matrix = np.asarray(fp.prototype_embedding(IMAGES, LABELS).matrix).reshape(3, -1)
+        centred = (PROTOTYPES - PROTOTYPES.mean(axis=0)).reshape(3, -1)
+        np.testing.assert_allclose(matrix, centred / np.linalg.norm(centred, axis=1, keepdims=True), atol=1e-6)
+
+    def test_in_the_space_of_an_encoder(self):
+        """Which is given the bytes, and moves the medians."""
+
+        def encoder(image):
+            assert image.dtype == jnp.uint8
+            return image[0].astype(jnp.float32) / 7
+
+        features = IMAGES[:, 0].astype(np.float32) / 7
+        wanted = np.stack([most_typical(features[label == LABELS]) for label in range(3)])
+        found = fp.prototype_embedding(IMAGES, LABELS, encoder=encoder, norm=None)
+        np.testing.assert_allclose(found.matrix, wanted, rtol=1e-6)
+
+    def test_many_points_in_blocks(self):
+        """One of the third block is in the middle of all; they are far from the origin."""
+        points = RNG.normal(size=(1201, 2)) + 50
+        points[1100] = 50
+        other = np.array([[0.0, 0.0]])
+        inputs = np.concatenate([points, other]).astype(np.float32)
+        labels = np.repeat([0, 1], [1201, 1])
+        found = fp.prototype_embedding(inputs, labels, norm=None, max_per_class=5000)
+        np.testing.assert_array_equal(found.matrix, [most_typical(inputs[:1201]), [0.0, 0.0]])
+
+    def test_the_first_ones_count(self):
+        """Of 0, 1, 2, 9, 9, 9, 9 the middle is 1 among three, and 9 among all."""
+        inputs, labels = np.array([[0.0], [1], [2], [9], [9], [9], [9], [-5]], np.float32), np.array([0] * 7 + [1])
+        for limit, wanted in ((3, 1.0), (7, 9.0)):
+            found = fp.prototype_embedding(inputs, labels, norm=None, max_per_class=limit)
+            np.testing.assert_array_equal(found.matrix, [[wanted], [-5.0]])
+
+    @pytest.mark.parametrize("trainable", [True, False])
+    def test_are_trained_or_not(self, trainable):
+        embedding = fp.prototype_embedding(IMAGES, LABELS, trainable=trainable)
+        assert any(jax.tree.leaves(fp.trainable(embedding))) is trainable
+
+    def test_are_trained_as_images(self):
+        embedding = fp.prototype_embedding(IMAGES, LABELS)
+        gradient = eqx.filter_grad(lambda embedding: jnp.sum(embedding.matrix * IMAGES[:3]))(embedding).rows
+        assert gradient.shape == (3, 4, 3, 2)
+        # Along the sphere: at right angles to each image.
+        products = np.sum(np.asarray(gradient * embedding.matrix), axis=(1, 2, 3))
+        np.testing.assert_allclose(products, np.zeros(3), atol=1e-5 * float(jnp.max(jnp.abs(gradient))))
+
+    @pytest.mark.parametrize(
+        ("inputs", "labels", "kwargs", "message"),
+        [
+            (IMAGES, LABELS - 1, {}, r"`labels` lie in \[-1, 1\]: the classes are 0 to 1"),
+            (IMAGES, LABELS, {"num_classes": 2}, r"`labels` lie in \[0, 2\]: the classes are 0 to 1"),
+            (IMAGES, LABELS, {"num_classes": 5}, r"no example of the classes \[3, 4\]"),
+            (IMAGES, 2 * LABELS.astype(np.uint8), {}, r"no example of the classes \[1, 3\]"),
+            (IMAGES[:0], LABELS[:0], {}, "`num_classes` is 0"),
+            (IMAGES, LABELS, {"max_per_class": 0}, "`max_per_class` is 0"),
+            (np.array([[-1.0], [0], [1]]), np.arange(3), {}, "prototype of class 1 at the mean: use `norm=None`"),
+            (np.ones((3, 2)), np.arange(3), {}, "at the mean"),
+        ],
+    )
+    def test_what_is_refused(self, inputs, labels, kwargs, message):
+        with pytest.raises(ValueError, match=message):
+            fp.prototype_embedding(inputs, labels, **kwargs)
+
+    def test_a_label_for_each_input(self):
+        with pytest.raises(Exception, match="labels"):
+            fp.prototype_embedding(IMAGES, LABELS[1:])
+
+    @pytest.mark.parametrize("encoder", [lambda image: (image, image), lambda image: image.argmax()])
+    def test_an_encoder_returns_one_array_of_floats(self, encoder):
+        with pytest.raises(TypeError, match="`encoder` returns"):
+            fp.prototype_embedding(IMAGES, LABELS, encoder=encoder)
+
+
+def embedding_of(rows, norm=None):
+    return fp.Embedding(jnp.asarray(rows, jnp.float32), norm)
+
+
+class TestDiagnostics:
+    def test_of_a_triangle(self):
+        """Three corners at distances 3, 4 and 5; singular values by hand from the centred Gram matrix."""
+        found = fp.embedding_diagnostics(embedding_of([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]]))
+        assert found.smallest_distance == pytest.approx(3.0)
+        assert found.nearest_classes == (0, 1)
+        np.testing.assert_allclose(found.norms, [0, 3, 4])
+        # The scatter matrix is [[6, -4], [-4, 32/3]].
+        values = np.sqrt((50 / 3 + np.array([1, -1]) * np.sqrt((32 / 3 - 6) ** 2 + 4 * 16)) / 2)
+        shares = values / values.sum()
+        assert found.effective_rank == pytest.approx(np.exp(-np.sum(shares * np.log(shares))), rel=1e-6)
+        assert found.largest_rank == 2
+
+    @pytest.mark.parametrize(
+        ("embedding", "distance", "rank"),
+        [
+            (lambda key: fp.one_hot_embedding(10, norm=3), 3 * np.sqrt(2), 9),
+            (lambda key: fp.orthogonal_embedding(4, 20, key=key), np.sqrt(2), 3),
+            (lambda key: embedding_of([[1.0], [-1.0]]), 2, 1),
+            # Images, far from the origin.
+            (lambda key: embedding_of(20 + 9 * np.eye(4).reshape(4, 2, 2)), 9 * np.sqrt(2), 3),
+        ],
+    )
+    def test_of_a_simplex(self, embedding, distance, rank, key):
+        """All at one distance, all directions alike: the greatest rank there is, and no warning."""
+        found = fp.embedding_diagnostics(embedding(key))
+        assert found.smallest_distance == pytest.approx(distance, rel=1e-5)
+        assert found.effective_rank == pytest.approx(rank, rel=1e-5)
+        assert found.largest_rank == rank
+
+    @pytest.mark.parametrize("make", [fp.learned_embedding, fp.orthogonal_embedding])
+    def test_initial_embeddings_are_healthy(self, make, key):
+        found = fp.embedding_diagnostics(make(10, 10, key=key))
+        assert found.smallest_distance > 0.5
+
+    def test_two_classes_that_meet(self):
+        rows = np.eye(4)
+        rows[3] = rows[1] + 0.01
+        with pytest.warns(UserWarning, match=r"two embeddings have all but met.*classes 1 and 3"):
+            assert fp.embedding_diagnostics(embedding_of(rows)).smallest_distance == pytest.approx(0.02)
+
+    def test_classes_on_a_line(self):
+        rows = np.outer(np.arange(6.0) - 2.5, np.ones(10))
+        with pytest.warns(UserWarning, match="differ in few directions"):
+            found = fp.embedding_diagnostics(embedding_of(rows))
+        assert (found.effective_rank, found.largest_rank) == (pytest.approx(1.0), 5)
+
+    def test_classes_in_one_place(self):
+        with (
+            pytest.warns(UserWarning, match="all but met"),
+            pytest.warns(UserWarning, match="differ in few directions"),
+        ):
+            found = fp.embedding_diagnostics(embedding_of(np.full((5, 3), 0.1)))
+        assert (found.smallest_distance, found.effective_rank) == (0, 0)
+
+    def test_prints_as_a_line(self):
+        line = str(fp.embedding_diagnostics(fp.one_hot_embedding(3)))
+        assert line == "3 embeddings of norm 1 to 1, smallest distance 1.41 (classes 0 and 1), effective rank 2 of 2"
+
+    def test_what_is_not_finite_is_refused(self):
+        with pytest.raises(ValueError, match="not finite"):
+            fp.embedding_diagnostics(embedding_of([[0.0, 0.0], [1.0, 0.0]], norm=1.0))
