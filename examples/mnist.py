@@ -112,15 +112,9 @@ def start_labels(classifier, keys):
     return jax.vmap(lambda key: jax.random.normal(key, classifier.flow.shape))(keys)
 
 
-@eqx.filter_jit
 def mean_evaluations(classifier, images, integrator, key):
     """Evaluations of the network in one solve, the closing one of the target included."""
-
-    def one(image, z):
-        solution = fp.solve(classifier.flow, z, classifier.condition(image), integrator=integrator)
-        return fp.function_evaluations(solution, integrator) + (classifier.flow.span[1] < 1)
-
-    return jax.vmap(one)(images, start_labels(classifier, jax.random.split(key, len(images)))).mean()
+    return classifier.function_evaluations(images, key=key, integrator=integrator).mean()
 
 
 @eqx.filter_jit

@@ -2,27 +2,32 @@
 
 from . import data as data, nn as nn
 from ._checkpoint import load as load, save as save
-from ._classifier import (
-    AbstractObjective as AbstractObjective,
-    Classifier as Classifier,
-    CrossEntropyObjective as CrossEntropyObjective,
-    RegressionObjective as RegressionObjective,
-)
+from ._classifier import Classifier as Classifier
+from ._discrete import NoPropDT as NoPropDT
 from ._divergence import (
     AbstractDivergence as AbstractDivergence,
     ExactDivergence as ExactDivergence,
     HutchinsonDivergence as HutchinsonDivergence,
 )
 from ._embedding import (
-    AbstractReadout as AbstractReadout,
     Embedding as Embedding,
-    RadialReadout as RadialReadout,
+    EmbeddingDiagnostics as EmbeddingDiagnostics,
+    embedding_diagnostics as embedding_diagnostics,
     learned_embedding as learned_embedding,
     one_hot_embedding as one_hot_embedding,
+    orthogonal_embedding as orthogonal_embedding,
+    prototype_embedding as prototype_embedding,
 )
 from ._flow import Flow as Flow, ct_flow as ct_flow, df_flow as df_flow, fm_flow as fm_flow
 from ._frozen import Frozen as Frozen, trainable as trainable
 from ._log_prob import log_prob as log_prob
+from ._objective import (
+    AbstractObjective as AbstractObjective,
+    CrossEntropyObjective as CrossEntropyObjective,
+    ELBOObjective as ELBOObjective,
+    FlowMatchingObjective as FlowMatchingObjective,
+    RegressionObjective as RegressionObjective,
+)
 from ._path import AbstractPath as AbstractPath, CondOTPath as CondOTPath, Estimate as Estimate, VPPath as VPPath
 from ._prediction import (
     AbstractPrediction as AbstractPrediction,
@@ -32,6 +37,14 @@ from ._prediction import (
     TargetPrediction as TargetPrediction,
     VelocityPrediction as VelocityPrediction,
 )
+from ._readout import (
+    AbstractReadout as AbstractReadout,
+    LinearReadout as LinearReadout,
+    NearestReadout as NearestReadout,
+    RadialReadout as RadialReadout,
+)
+from ._reference import AdjointClassifier as AdjointClassifier, BackpropClassifier as BackpropClassifier
+from ._regressor import Regressor as Regressor
 from ._sample import sample as sample
 from ._schedule import (
     AbstractNoiseSchedule as AbstractNoiseSchedule,
@@ -42,6 +55,7 @@ from ._schedule import (
 )
 from ._solve import (
     AbstractIntegrator as AbstractIntegrator,
+    AncestralIntegrator as AncestralIntegrator,
     ODEIntegrator as ODEIntegrator,
     SDEIntegrator as SDEIntegrator,
     function_evaluations as function_evaluations,
@@ -51,11 +65,13 @@ from ._train import fit as fit
 from ._weighting import (
     AbstractTimeSampling as AbstractTimeSampling,
     AbstractWeighting as AbstractWeighting,
+    BatchNormalisedELBOWeighting as BatchNormalisedELBOWeighting,
     ELBOWeighting as ELBOWeighting,
     LogitNormalTimeSampling as LogitNormalTimeSampling,
     MinSNRWeighting as MinSNRWeighting,
     NormalisedELBOWeighting as NormalisedELBOWeighting,
     PowerTimeSampling as PowerTimeSampling,
+    StepELBOWeighting as StepELBOWeighting,
     StratifiedTimeSampling as StratifiedTimeSampling,
     UniformTimeSampling as UniformTimeSampling,
     UniformWeighting as UniformWeighting,

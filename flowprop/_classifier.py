@@ -1,6 +1,5 @@
 """Classifying by a flow of labels: from noise to the embedding of a class, given the input."""
 
-import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -8,42 +7,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from ._batch import example_keys, in_batches
-from ._embedding import AbstractReadout, Embedding, RadialReadout
+from ._embedding import Embedding
 from ._flow import Flow
-from ._prediction import CategoricalPrediction
-from ._solve import AbstractIntegrator, label_integrator, transport
-from ._types import Inputs, Labels, Point, PRNGKey, Scalar, Time, check_key, check_positive, check_shape, checked
-
-
-class AbstractObjective(eqx.Module):
-    """One example's training error."""
-
-    @abc.abstractmethod
-    def __call__(self, flow: Flow, t: Time, z0: Point, z1: Point, condition: PyTree, label: Int[Array, ""]) -> Scalar:
-        """The error at time `t` between noise `z0` and the embedded label `z1`."""
-
-
-class RegressionObjective(AbstractObjective):
-    """The flow's own weighted squared error, which sees the embedded label only."""
-
-    def __call__(self, flow: Flow, t: Time, z0: Point, z1: Point, condition: PyTree, label: Int[Array, ""]) -> Scalar:
-        return flow.error(t, z0, z1, condition)
-
-
-class CrossEntropyObjective(AbstractObjective):
-    """Cross-entropy of the logits of a categorical prediction, at every time alike.
-
-    It has the optimum of the squared error, `p(k | z_t, x)`, and is far better conditioned
-    (Dieleman et al. 2022, section 3.2).
-    """
-
-    def __call__(self, flow: Flow, t: Time, z0: Point, z1: Point, condition: PyTree, label: Int[Array, ""]) -> Scalar:
-        logits = flow.output(t, flow.path.interpolate(t, z0, z1), condition)
-        return optax.losses.softmax_cross_entropy_with_integer_labels(logits, label)
+from ._objective import AbstractObjective, choose_objective, condition_of, label_terms
+from ._readout import AbstractReadout, RadialReadout
+from ._solve import AbstractIntegrator, function_evaluations, label_integrator, solve, transport
+from ._types import Inputs, Labels, PRNGKey, Scalar, check_key, check_positive, check_shape, checked
 
 
 class Classifier(eqx.Module):
@@ -61,9 +33,11 @@ class Classifier(eqx.Module):
     - `embedding`: of the classes. Stored here alone.
     - `readout`: by default [`flowprop.RadialReadout`][]`()`.
     - `objective`: by default [`flowprop.CrossEntropyObjective`][]`()` for a categorical prediction and
-      [`flowprop.RegressionObjective`][]`()` for any other.
+      [`flowprop.RegressionObjective`][]`()` for any other. [`flowprop.ELBOObjective`][] is NoProp-CT's own,
+      [`flowprop.FlowMatchingObjective`][] NoProp-FM's.
 
-    **Raises:** `ValueError` if flow and embedding differ in shape, or the objective needs another prediction.
+    **Raises:** `ValueError` if flow and embedding differ in shape, the objective needs another prediction,
+    or it does not train the readout's parameters.
     """
 
     encoder: Callable[[Any], PyTree]
@@ -82,21 +56,12 @@ class Classifier(eqx.Module):
         readout: AbstractReadout | None = None,
         objective: AbstractObjective | None = None,
     ) -> None:
-        shape = embedding.matrix.shape[1:]
-        if shape != flow.shape:
-            raise ValueError(f"`flow` has shape {flow.shape} where `embedding` has points of {shape}: make them equal")
-        if objective is None:
-            categorical = isinstance(flow.prediction, CategoricalPrediction)
-            objective = CrossEntropyObjective() if categorical else RegressionObjective()
-        elif isinstance(objective, CrossEntropyObjective) and not isinstance(flow.prediction, CategoricalPrediction):
-            raise ValueError(
-                f"`objective` is the cross-entropy of logits, and the network of `flow` gives "
-                f"{type(flow.prediction).__name__}: use `fp.CategoricalPrediction()` or `fp.RegressionObjective()`"
-            )
+        readout = RadialReadout() if readout is None else readout
+        objective = choose_objective(objective, flow, embedding, readout)
         self.encoder = eqx.nn.Identity() if encoder is None else encoder
         self.flow = flow
         self.embedding = embedding
-        self.readout = RadialReadout() if readout is None else readout
+        self.readout = readout
         self.objective = objective
 
     def condition(self, example: Array) -> PyTree:
@@ -104,14 +69,16 @@ class Classifier(eqx.Module):
 
         With it one solves for oneself: `fp.solve(clf.flow, z, clf.condition(image))`.
         """
-        return self._condition(self.encoder(example), self.embedding.matrix)
-
-    def _condition(self, features: PyTree, matrix: Array) -> PyTree:
-        return (features, matrix) if isinstance(self.flow.prediction, CategoricalPrediction) else features
+        return condition_of(self.flow, self.encoder(example), self.embedding)
 
     @checked
     def loss(self, inputs: Inputs, labels: Labels, *, key: PRNGKey) -> Scalar:
-        """The simulation-free training loss: the objective's mean over the batch.
+        """The simulation-free training loss: the sum of `terms`. Arguments as of `terms`."""
+        return sum_of(self.terms(inputs, labels, key=key))
+
+    @checked
+    def terms(self, inputs: Inputs, labels: Labels, *, key: PRNGKey) -> dict[str, Scalar]:
+        """The terms of the loss by name, each its mean over the batch.
 
         **Arguments:**
 
@@ -119,26 +86,16 @@ class Classifier(eqx.Module):
         - `labels`: their classes, `(n,)`.
         - `key`: for times and noise.
 
-        **Returns:** a scalar.
+        **Returns:** the objective's terms, scalars; and where the noise schedule is learnable, `schedule`,
+        of value 0, whose gradient trains the schedule's shape.
 
         **Raises:** `ValueError` if there are not as many labels as inputs, or one is out of range.
         """
-        inputs, labels = jnp.asarray(inputs), jnp.asarray(labels)
-        self._check(inputs, labels, key)
-        matrix = self.embedding.matrix
-        z1 = self.embedding(labels)
-        key_t, key_z = jax.random.split(key)
-        t = self.flow.sample_times(labels.shape[0], key=key_t).astype(z1.dtype)
-        z0 = jax.random.normal(key_z, z1.shape, z1.dtype)
-
-        flow = self.flow.with_fixed_path()
-
-        def one(example: Array, label: Array, t: Array, z0: Point, z1: Point) -> tuple[Scalar, Scalar]:
-            condition = self._condition(self.encoder(example), matrix)
-            return self.objective(flow, t, z0, z1, condition, label), flow.unweighted_error(t, z0, z1, condition)
-
-        errors, squares = jax.vmap(one)(inputs, labels, t, z0, z1)
-        return jnp.mean(errors) + self.flow.schedule_loss(t, squares)
+        inputs, labels = check_labelled(inputs, labels, self.embedding, key)
+        key_t, key_noise = jax.random.split(key)
+        features = jax.vmap(self.encoder)(inputs)
+        t = self.flow.sample_times(labels.shape[0], key=key_t)
+        return label_terms(self.objective, self.flow, self.embedding, self.readout, features, labels, t, key=key_noise)
 
     @checked
     def predict_proba(
@@ -187,13 +144,40 @@ class Classifier(eqx.Module):
         )
         return jnp.argmax(probabilities, axis=-1)
 
-    def _check(self, inputs: Array, labels: Array, key: PRNGKey) -> None:
+    @checked
+    def function_evaluations(
+        self, inputs: Inputs, *, key: PRNGKey, integrator: AbstractIntegrator | None = None, batch_size: int = 500
+    ) -> Int[Array, " batch"]:
+        """How often `predict` calls the flow's network for each input, `(n,)`; the encoder is called once.
+
+        Rejected steps, all stages of a step and the closing evaluation of the target count. Arguments as of
+        `predict_proba`.
+        """
         check_key("key", key)
-        check_shape("labels", labels, (inputs.shape[0],), "one label for each input")
-        if not isinstance(labels, jax.core.Tracer) and labels.size:
-            low, high, classes = int(np.min(labels)), int(np.max(labels)), self.embedding.matrix.shape[0]
-            if low < 0 or high >= classes:
-                raise ValueError(f"`labels` lie in [{low}, {high}]: the embedding has classes 0 to {classes - 1}")
+        check_positive(batch_size=batch_size)
+        integrator = label_integrator() if integrator is None else integrator
+        return _function_evaluations(self, jnp.asarray(inputs), key, integrator, batch_size)
+
+
+def check_labelled(inputs: Inputs, labels: Labels, embedding: Embedding, key: PRNGKey) -> tuple[Array, Array]:
+    """A labelled batch as JAX arrays.
+
+    **Raises:** `ValueError` if there are not as many labels as inputs, or a known one is out of range.
+    """
+    check_key("key", key)
+    check_shape("labels", labels, (inputs.shape[0],), "one label for each input")
+    if not isinstance(labels, jax.core.Tracer) and labels.size:
+        known, classes = np.asarray(labels), embedding.matrix.shape[0]
+        if known.min() < 0 or known.max() >= classes:
+            raise ValueError(
+                f"`labels` lie in [{known.min()}, {known.max()}]: the embedding has classes 0 to {classes - 1}"
+            )
+    return jnp.asarray(inputs), jnp.asarray(labels)
+
+
+def sum_of(terms: dict[str, Scalar]) -> Scalar:
+    """The sum of a loss's terms."""
+    return jnp.sum(jnp.stack(list(terms.values())))
 
 
 @eqx.filter_jit
@@ -216,5 +200,20 @@ def _predict(
             return jnp.exp(classifier.readout(end, matrix))
 
         return jnp.mean(jax.vmap(draw)(example_keys(key, num_draws)), axis=0)
+
+    return in_batches(one, (inputs, example_keys(key, inputs.shape[0])), batch_size)
+
+
+@eqx.filter_jit
+def _function_evaluations(
+    classifier: Classifier, inputs: Array, key: PRNGKey, integrator: AbstractIntegrator, batch_size: int
+) -> Array:
+    flow = classifier.flow
+
+    def one(example: Array, key: PRNGKey) -> Array:
+        key_noise, key_path = jax.random.split(example_keys(key, 1)[0])
+        condition = classifier.condition(example)
+        solution = solve(flow, flow.draw_noise(key=key_noise), condition, integrator=integrator, key=key_path)
+        return function_evaluations(solution, integrator) + (flow.span[1] < 1)
 
     return in_batches(one, (inputs, example_keys(key, inputs.shape[0])), batch_size)

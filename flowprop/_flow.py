@@ -1,7 +1,6 @@
 """A flow: a network, the path that it was trained on, and what its output means."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -11,9 +10,15 @@ from jaxtyping import Array, Float, PyTree
 
 from ._frozen import stop_gradient, trainable
 from ._path import AbstractPath, CondOTPath, Estimate, VPPath
-from ._prediction import AbstractPrediction, NoisePrediction, TargetPrediction, VelocityPrediction
-from ._schedule import AbstractNoiseSchedule, SigmoidNoiseSchedule
-from ._types import Point, Points, PRNGKey, Scalar, Time, check_key, check_shape, checked
+from ._prediction import (
+    AbstractPrediction,
+    CategoricalPrediction,
+    NoisePrediction,
+    TargetPrediction,
+    VelocityPrediction,
+)
+from ._schedule import AbstractNoiseSchedule, SigmoidNoiseSchedule, with_fixed_shape
+from ._types import Point, Points, PRNGKey, Scalar, Time, Times, check_key, check_shape, checked
 from ._weighting import (
     AbstractTimeSampling,
     AbstractWeighting,
@@ -155,7 +160,7 @@ class Flow(eqx.Module):
 
         **Raises:** `ValueError` for a `z0` or `z1` of another shape.
         """
-        return self._weight(jnp.asarray(t, z1.dtype)) * self.unweighted_error(t, z0, z1, x)
+        return self.weight(jnp.asarray(t, z1.dtype)) * self.unweighted_error(t, z0, z1, x)
 
     @checked
     def loss(self, z1: Points, x: PyTree = None, *, key: PRNGKey) -> Scalar:
@@ -185,17 +190,21 @@ class Flow(eqx.Module):
         z0 = jax.random.normal(key_z, z1.shape, z1.dtype)
         fixed = self.with_fixed_path()
         errors = jax.vmap(fixed.unweighted_error)(t, z0, z1, x)
-        return jnp.mean(jax.vmap(fixed._weight)(t) * errors) + self.schedule_loss(t, errors)
+        return jnp.mean(fixed.weight(t) * errors) + self.schedule_loss(t, errors)
 
     def with_fixed_path(self) -> "Flow":
         """This flow, with no gradient flowing into its path: the path is trained by `schedule_loss`."""
         return eqx.tree_at(lambda flow: flow.path, self, stop_gradient(self.path))
 
+    def with_fixed_shape(self) -> "Flow":
+        """This flow, with no gradient flowing into its path but into the end points of a schedule."""
+        return eqx.tree_at(lambda flow: flow.path, self, with_fixed_shape(self.path))
+
     def schedule_loss(self, t: Float[Array, " batch"], errors: Float[Array, " batch"]) -> Scalar:
         """0, with the gradient that trains a learnable schedule on a batch's unweighted errors."""
         if not any(jax.tree.leaves(trainable(self.path))):
             return jnp.zeros((), errors.dtype)
-        weights = jax.vmap(partial(ELBOWeighting().weight, self.path, self.prediction))(t)
+        weights = ELBOWeighting().weight(self.path, self.prediction, t)
         return schedule_loss(self.path, t, jax.lax.stop_gradient(weights * errors))
 
     def sample_times(self, num_times: int, *, key: PRNGKey) -> Array:
@@ -211,7 +220,8 @@ class Flow(eqx.Module):
         output = self.output(t, self.path.interpolate(t, z0, z1), x)
         return self.prediction.error(self.path, t, z0, z1, output, x)
 
-    def _weight(self, t: Time) -> Scalar:
+    def weight(self, t: Times) -> Float[Array, "*times"]:
+        """The weights of errors at one time, or at a batch's."""
         return self.weighting.weight(self.path, self.prediction, t)
 
     def _within_span(self, t: Time, value: Array) -> Array:
@@ -285,15 +295,16 @@ def ct_flow(
 
     - `schedule`: the log-SNR. By default [`flowprop.SigmoidNoiseSchedule`][]`(13.)`.
     - `prediction`: by default [`flowprop.TargetPrediction`][].
-    - `weighting`: by default the evidence lower bound's `SNR'(t)/2` for a plain target, and 1, in the
-      units of the network's output, for any other prediction.
+    - `weighting`: by default the evidence lower bound's `SNR'(t)/2` for a target, plain or categorical,
+      and 1, in the units of the network's output, for any other prediction.
 
     **Returns:** the flow.
     """
     schedule = SigmoidNoiseSchedule() if schedule is None else schedule
     prediction = TargetPrediction() if prediction is None else prediction
     if weighting is None:
-        weighting = ELBOWeighting() if isinstance(prediction, TargetPrediction) else UniformWeighting()
+        of_target = isinstance(prediction, TargetPrediction | CategoricalPrediction)
+        weighting = ELBOWeighting() if of_target else UniformWeighting()
     return Flow(network, VPPath(schedule), prediction, shape=shape, weighting=weighting, time_sampling=time_sampling)
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ._path import AbstractPath, Estimate, derivative
-from ._types import Point, Real, Scalar, Time, checked
+from ._types import Point, Real, Scalar, Time, Times, checked
 
 
 def _square(difference: Point) -> Scalar:
@@ -36,7 +36,7 @@ class AbstractPrediction(eqx.Module):
         """The squared error in the output's own units, summed over dimensions."""
 
     @abc.abstractmethod
-    def scale(self, path: AbstractPath, t: Time) -> Scalar:
+    def scale(self, path: AbstractPath, t: Times) -> Float[Array, "*times"]:
         """How large a squared error of 1 in the target is in the output's own units."""
 
     @abc.abstractmethod
@@ -70,7 +70,7 @@ class TargetPrediction(AbstractPointPrediction):
     def error(self, path: AbstractPath, t: Time, z0: Point, z1: Point, output: Array, condition: PyTree) -> Scalar:
         return _square(output - z1)
 
-    def scale(self, path: AbstractPath, t: Time) -> Scalar:
+    def scale(self, path: AbstractPath, t: Times) -> Float[Array, "*times"]:
         return jnp.ones_like(path.alpha(t))
 
 
@@ -86,7 +86,7 @@ class NoisePrediction(AbstractPointPrediction):
     def error(self, path: AbstractPath, t: Time, z0: Point, z1: Point, output: Array, condition: PyTree) -> Scalar:
         return _square(output - z0)
 
-    def scale(self, path: AbstractPath, t: Time) -> Scalar:
+    def scale(self, path: AbstractPath, t: Times) -> Float[Array, "*times"]:
         return jnp.square(path.alpha(t) / path.sigma(t))
 
 
@@ -102,7 +102,7 @@ class VelocityPrediction(AbstractPointPrediction):
     def error(self, path: AbstractPath, t: Time, z0: Point, z1: Point, output: Array, condition: PyTree) -> Scalar:
         return _square(output - derivative(path.alpha, t) * z1 - derivative(path.sigma, t) * z0)
 
-    def scale(self, path: AbstractPath, t: Time) -> Scalar:
+    def scale(self, path: AbstractPath, t: Times) -> Float[Array, "*times"]:
         slope = derivative(path.alpha, t) - path.alpha(t) * derivative(path.sigma, t) / path.sigma(t)
         return jnp.square(slope)
 
@@ -130,7 +130,7 @@ class PreconditionedPrediction(AbstractPointPrediction):
         if self.data_std <= 0:
             raise ValueError(f"`data_std` is {self.data_std}: give the positive standard deviation of the data")
 
-    def _variance(self, path: AbstractPath, t: Time) -> Scalar:
+    def _variance(self, path: AbstractPath, t: Times) -> Float[Array, "*times"]:
         return jnp.square(path.alpha(t) * self.data_std) + jnp.square(path.sigma(t))
 
     def span(self, path: AbstractPath) -> tuple[float, float]:
@@ -147,7 +147,7 @@ class PreconditionedPrediction(AbstractPointPrediction):
         s, deviation = self.data_std, jnp.sqrt(self._variance(path, t))
         return _square(output - (path.sigma(t) / s * z1 - path.alpha(t) * s * z0) / deviation)
 
-    def scale(self, path: AbstractPath, t: Time) -> Scalar:
+    def scale(self, path: AbstractPath, t: Times) -> Float[Array, "*times"]:
         return self._variance(path, t) / jnp.square(self.data_std * path.sigma(t))
 
 
@@ -169,7 +169,7 @@ class CategoricalPrediction(AbstractPrediction):
     def error(self, path: AbstractPath, t: Time, z0: Point, z1: Point, output: Array, condition: PyTree) -> Scalar:
         return _square(self._target(output, condition) - z1)
 
-    def scale(self, path: AbstractPath, t: Time) -> Scalar:
+    def scale(self, path: AbstractPath, t: Times) -> Float[Array, "*times"]:
         return jnp.ones_like(path.alpha(t))
 
     def network_condition(self, condition: PyTree) -> PyTree:

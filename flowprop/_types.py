@@ -16,6 +16,8 @@ Scalar = Float[Array, ""]
 Real = float | int
 #: A time in [0, 1]: a number or a scalar array.
 Time = Float[ArrayLike, ""] | int
+#: One time, or an array of them.
+Times = Float[ArrayLike, "*times"] | int
 #: One example in path coordinates, or in the data's.
 Point = Float[Array, "*shape"]
 #: Batches come from NumPy as often as from JAX.

@@ -10,21 +10,25 @@ from jaxtyping import Array, Float
 
 from ._path import AbstractPath, derivative
 from ._prediction import AbstractPrediction
-from ._types import PRNGKey, Real, Scalar, Time, checked
+from ._schedule import with_fixed_ends
+from ._types import PRNGKey, Real, Scalar, Times, check_positive, checked
+
+
+Weights = Float[Array, "*times"]
 
 
 class AbstractWeighting(eqx.Module):
-    """The factor of one example's error, given the time; it is handed path and prediction."""
+    """The factor of an error, given its time; it is handed path and prediction."""
 
     @abc.abstractmethod
-    def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Time) -> Scalar:
-        """The weight of the prediction's error, which is in the units of the network's output."""
+    def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Times) -> Weights:
+        """The weights, at one time or a batch's, of errors in the units of the network's output."""
 
 
 class UniformWeighting(AbstractWeighting):
     """1: the error counts as the network makes it."""
 
-    def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Time) -> Scalar:
+    def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Times) -> Weights:
         return jnp.ones_like(path.alpha(t))
 
 
@@ -35,7 +39,7 @@ class ELBOWeighting(AbstractWeighting):
     and unbounded on the CondOT path, whose SNR is.
     """
 
-    def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Time) -> Scalar:
+    def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Times) -> Weights:
         return derivative(path.gamma, t) / 2 * snr(path, t) / prediction.scale(path, t)
 
 
@@ -45,9 +49,44 @@ class NormalisedELBOWeighting(AbstractWeighting):
     For the target's error that is `SNR'(t) / (SNR(1) - SNR(0))`.
     """
 
-    def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Time) -> Scalar:
+    def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Times) -> Weights:
         mean = (snr(path, 1.0) - snr(path, 0.0)) / 2
         return ELBOWeighting().weight(path, prediction, t) / mean
+
+
+class BatchNormalisedELBOWeighting(AbstractWeighting):
+    """The bound's weight over its mean in the batch: what is left is how the batch's errors compare.
+
+    It needs no bound on the SNR, but makes of each example's share a matter of its neighbours; one
+    time alone has weight 1. [`flowprop.NormalisedELBOWeighting`][] divides by the mean over all times.
+    """
+
+    def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Times) -> Weights:
+        weights = ELBOWeighting().weight(path, prediction, t)
+        return weights / jnp.mean(weights)
+
+
+@checked
+class StepELBOWeighting(AbstractWeighting):
+    """The bound's in equal steps: `T/2 (SNR(t + 1/T) - SNR(t))` of the target's error at the start of a step.
+
+    (Kingma et al. 2021, eq. 13; NoProp, eq. 8.) Its mean over the steps is the sum of the bound's terms.
+
+    **Arguments:**
+
+    - `num_steps`: `T`.
+
+    **Raises:** `ValueError` if `num_steps` is not positive.
+    """
+
+    num_steps: int
+
+    def __check_init__(self) -> None:
+        check_positive(num_steps=self.num_steps)
+
+    def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Times) -> Weights:
+        rise = snr(path, t + 1 / self.num_steps) - snr(path, t)
+        return self.num_steps / 2 * rise / prediction.scale(path, t)
 
 
 @checked
@@ -67,11 +106,11 @@ class MinSNRWeighting(AbstractWeighting):
         if self.limit <= 0:
             raise ValueError(f"`limit` is {self.limit}: the weights are positive only under a positive one")
 
-    def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Time) -> Scalar:
+    def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Times) -> Weights:
         return jnp.minimum(snr(path, t), self.limit) / prediction.scale(path, t)
 
 
-def snr(path: AbstractPath, t: Time) -> Scalar:
+def snr(path: AbstractPath, t: Times) -> Weights:
     """The signal-to-noise ratio `exp(gamma) = alpha^2 / sigma^2`."""
     return jnp.exp(path.gamma(t))
 
@@ -160,7 +199,8 @@ def schedule_loss(path: AbstractPath, t: Float[Array, " batch"], elbo: Float[Arr
     `V = int h^2 / q d gamma`. With `h` held fixed at a given gamma,
     `dV = E[r^2 (d gamma' / gamma' - gamma'' / gamma'^2 d gamma)]`, `d` the change with the
     parameters at fixed t. This needs no derivative of the network, unlike the pathwise gradient of
-    Kingma et al. 2021, section 5; the gradient returned is that of `log V`.
+    Kingma et al. 2021, section 5; the gradient returned is that of `log V`. The end points take no
+    part.
 
     **Arguments:**
 
@@ -169,6 +209,7 @@ def schedule_loss(path: AbstractPath, t: Float[Array, " batch"], elbo: Float[Arr
     - `elbo`: each example's term of the bound, `r`.
     """
     fixed = jax.lax.stop_gradient
+    path = with_fixed_ends(path)
 
     def slope(s: Array) -> Array:
         return derivative(path.gamma, s)

@@ -83,6 +83,26 @@ class Denoiser(eqx.Module):
         raise TypeError(self.prediction)
 
 
+class Posterior(eqx.Module):
+    """The logits `log p(k | z_t, x)` of one-hot labels, where the input is `log p(k | x)`: Bayes' rule on the path."""
+
+    path: fp.AbstractPath
+
+    def __call__(self, t, z, x):
+        points = self.path.alpha(t) * jnp.eye(x.size)
+        return x - jnp.sum(jnp.square(z[None] - points), axis=1) / (2 * jnp.square(self.path.sigma(t)))
+
+
+CENTRES = np.array([[2.0, 0.0], [-1.0, 1.7], [-1.0, -1.7]], np.float32)
+
+
+def blobs(seed, n=240):
+    """Three clusters 3.4 apart, of standard deviation 0.5, with their labels: the best rule is right on 99.9 %."""
+    draw = np.random.default_rng(seed)
+    labels = draw.integers(0, 3, n)
+    return (CENTRES[labels] + 0.5 * draw.standard_normal((n, 2))).astype(np.float32), labels
+
+
 def exact_flow(data, path, prediction):
     return fp.Flow(Denoiser(data, path, prediction), path, prediction, shape=(2,))
 

@@ -27,6 +27,18 @@ def schedule():
     return fp.LearnableNoiseSchedule((4,), key=KEY)
 
 
+@functools.cache
+def blocks():
+    """Three networks stacked, with an encoder for each, and all that can be trained."""
+    keys = jax.random.split(KEY, 3)
+    return fp.NoPropDT(
+        [fp.nn.MLP(shape=(2,), condition_size=3, width=4, depth=1, key=key) for key in keys],
+        encoder=[fp.nn.Linear(2, 3, key=key) for key in keys],
+        embedding=fp.learned_embedding(2, 2, key=KEY),
+        objective=fp.ELBOObjective(0.1),
+    )
+
+
 MODELS = {
     "MLP": mlp,
     "ConcatSquashMLP": lambda: fp.nn.ConcatSquashMLP(shape=(2,), width=4, depth=1, key=KEY),
@@ -42,6 +54,11 @@ MODELS = {
         embedding=fp.learned_embedding(3, 2, key=KEY),
         readout=fp.RadialReadout(0.3),
     ),
+    "linear readout": lambda: fp.LinearReadout((2,), 3, key=KEY),
+    "NoProp-DT": blocks,
+    "back-propagation": lambda: fp.BackpropClassifier(blocks()),
+    "adjoint": lambda: fp.AdjointClassifier(blocks().block(1)),
+    "regressor": lambda: fp.Regressor(flow=fp.fm_flow(mlp(), shape=(2,)), encoder=fp.nn.Linear(2, 3, key=KEY)),
     "one-hot": lambda: fp.one_hot_embedding(3, norm=2),
     "leaves": lambda: {
         "typed keys": (jax.random.key(3), jax.random.split(jax.random.key(4, impl="rbg"), 2)),
@@ -115,6 +132,18 @@ def test_a_loaded_flow_does_what_the_saved_one_did(path):
     z = jnp.array([0.3, -1.0])
     assert np.all(other.velocity(0.5, z) != model().velocity(0.5, z))
     np.testing.assert_array_equal(fp.load(str(path), other).velocity(0.5, z), model().velocity(0.5, z))
+
+
+def test_loaded_blocks_predict_what_the_saved_ones_did(tmp_path):
+    """Into a model of other parameters."""
+    fp.save(tmp_path / "model", blocks())
+    like = jax.tree.map(lambda leaf: leaf + 1 if eqx.is_inexact_array(leaf) else leaf, blocks())
+    inputs = np.linspace(-1, 1, 8, dtype=np.float32).reshape(4, 2)
+    saved, other, loaded = (
+        model.predict_proba(inputs, key=KEY) for model in (blocks(), like, fp.load(tmp_path / "model", like))
+    )
+    np.testing.assert_array_equal(loaded, saved)
+    assert np.all(other != saved)
 
 
 class TestRefusals:

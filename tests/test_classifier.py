@@ -2,6 +2,7 @@
 
 import functools
 
+import closed_forms as exact
 import diffrax as dfx
 import equinox as eqx
 import jax
@@ -9,18 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from closed_forms import blobs
 
 import flowprop as fp
-
-
-CENTRES = np.array([[2.0, 0.0], [-1.0, 1.7], [-1.0, -1.7]], np.float32)
-
-
-def blobs(seed, n=240):
-    """Three clusters 3.4 apart, of standard deviation 0.5: the best rule is right on 99.9 %."""
-    draw = np.random.default_rng(seed)
-    labels = draw.integers(0, 3, n)
-    return (CENTRES[labels] + 0.5 * draw.standard_normal((n, 2))).astype(np.float32), labels
 
 
 def categorical(network, path, shape=(3,)):
@@ -105,6 +97,40 @@ class TestPredict:
             untrained("FM").predict(np.zeros((2, 2), np.float32), key=KEY, **{name: 0})
 
 
+@pytest.mark.parametrize(
+    ("path", "integrator"),
+    [
+        (fp.CondOTPath(), None),
+        (fp.VPPath(fp.SigmoidNoiseSchedule(8.0)), fp.ODEIntegrator(solver=dfx.Heun(), dt0=0.25)),
+        (fp.CondOTPath(), fp.ODEIntegrator()),
+    ],
+    ids=["Euler", "Heun", "adaptive"],
+)
+def test_function_evaluations_are_the_networks_calls(path, integrator):
+    """Counted for one input alone, whatever its neighbour needs."""
+    calls = []
+
+    def network(t, z, x):
+        jax.debug.callback(lambda _: calls.append(1), t)
+        return exact.Posterior(path)(t, z, x)
+
+    classifier = fp.Classifier(flow=categorical(network, path), embedding=fp.one_hot_embedding(3))
+    inputs = np.log([[0.5, 0.3, 0.2], [0.98, 0.01, 0.01]], dtype=np.float32)
+    found = np.asarray(classifier.function_evaluations(inputs, key=KEY, integrator=integrator))
+    jax.effects_barrier()
+    calls.clear()
+    jax.block_until_ready(classifier.predict(inputs[:1], key=KEY, integrator=integrator))
+    jax.effects_barrier()
+    assert found[0] == len(calls)
+    match integrator:
+        case None:  # ten steps, and the target at the end of the span
+            assert list(found) == [11, 11]
+        case fp.ODEIntegrator(solver=dfx.Heun()):
+            assert list(found) == [8, 8]
+        case _:
+            assert found[0] != found[1]
+
+
 def motionless(classifier):
     """The same classifier with a velocity of 0: what it reads is the noise that it began with."""
     return eqx.tree_at(
@@ -132,23 +158,13 @@ def counting(calls):
     return encoder
 
 
-class PriorNetwork(eqx.Module):
-    """Exact logits where the features are the logarithms of p(y | x): Bayes' rule on the path."""
-
-    embeddings: np.ndarray
-
-    def __call__(self, t, z, x):
-        square = jnp.sum(jnp.square(z[None] - t * self.embeddings), axis=1)
-        return x - square / (2 * jnp.square(1 - t))
-
-
 def test_many_draws_estimate_the_probabilities_by_one_encoding():
     """Around the exact denoiser the share of draws that end at a class is p(y | x)."""
     calls = []
     priors = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.34, 0.33, 0.33]], np.float32)
     classifier = fp.Classifier(
         encoder=counting(calls),
-        flow=categorical(PriorNetwork(np.eye(3, dtype=np.float32)), fp.CondOTPath()),
+        flow=categorical(exact.Posterior(fp.CondOTPath()), fp.CondOTPath()),
         embedding=fp.one_hot_embedding(3),
     )
     integrator = fp.ODEIntegrator(solver=dfx.Heun(), dt0=0.033)

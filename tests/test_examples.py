@@ -9,7 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+import flowprop as fp
 
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -45,6 +48,43 @@ def test_digits(protocol, tmp_path):
     assert results["function_evaluations"] <= 20
     assert len(results["sweep"]) == 13
     assert all((tmp_path / f"{name}.png").exists() for name in ("confusion_matrix", "label_trajectories"))
+
+
+SMALL = ("--channels", "8", "16", "--block-channels", "4", "8", "--num-blocks", "3", "--num-seeds", "1", "--draws", "2")
+
+
+def test_noprop_table(tmp_path):
+    arguments = ("--dataset", "digits", "--epochs", "40", "--adjoint-epochs", "8", *SMALL, "--embeddings", "one-hot")
+    records = {row["method"]: row for row in run("noprop_table", *arguments, output=tmp_path)}
+    assert set(records) == {"ordinary", "fm", "ct", "dt", "backprop", "adjoint"}
+    for method, row in records.items():
+        assert min(row["accuracies"]) > (0.8 if method == "adjoint" else 0.9)
+        # 360 test images of 10 classes: 0.1, and 5 standard errors.
+        assert method == "ordinary" or row["noise_accuracy"] < 0.18
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
+    assert len(kept) == 6
+    run("noprop_table", *arguments, output=tmp_path)
+    assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
+    with pytest.raises(subprocess.CalledProcessError):
+        run("noprop_table", *arguments, "--learning-rate", "1e-3", output=tmp_path)
+
+
+def test_noprop_table_by_the_papers_losses(tmp_path):
+    arguments = ("--dataset", "digits", "--epochs", "40", *SMALL, "--embeddings", "dim-20", "--objective", "paper")
+    records = run("noprop_table", *arguments, "--methods", "ct", "fm", "dt", output=tmp_path)
+    assert min(np.mean(row["accuracies"]) for row in records) > 0.6
+
+
+def test_noprop_table_on_cifar10(tmp_path):
+    """From the folder in `$FLOWPROP_DATA`, if CIFAR-10 is there: a few hundred steps."""
+    try:
+        fp.data.cifar10(os.environ.get("FLOWPROP_DATA") or tmp_path)
+    except FileNotFoundError:
+        pytest.skip("no CIFAR-10 in $FLOWPROP_DATA")
+    arguments = ("--dataset", "cifar10", "--steps", "300", *SMALL, "--channels", "16", "32", "--augment")
+    records = run("noprop_table", *arguments, "--methods", "fm", "dt", "--embeddings", "one-hot", output=tmp_path)
+    # Chance is 0.1.
+    assert min(min(row["accuracies"]) for row in records) > 0.25
 
 
 def test_refused_arguments():

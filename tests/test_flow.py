@@ -78,6 +78,13 @@ def test_conditions_reach_their_examples(key):
     assert flow.loss(z1, jax.tree.map(lambda leaf: leaf[::-1], condition), key=key) > 0.1
 
 
+def test_the_weighting_is_given_the_whole_batch(key):
+    """Weights whose mean is 1 leave a mean of equal errors as it is."""
+    flow = fp.ct_flow(lambda t, z, x: x + 1, shape=(2,), weighting=fp.BatchNormalisedELBOWeighting())
+    z1 = jax.random.normal(key, (8, 2))
+    np.testing.assert_allclose(flow.loss(z1, z1, key=key), 2.0, rtol=1e-5)
+
+
 def test_wrong_shapes_name_the_argument(key):
     flow = fp.fm_flow(network, shape=(2,))
     condition = jnp.zeros((4, 1))

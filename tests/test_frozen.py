@@ -45,16 +45,22 @@ def test_weight_decay_leaves_frozen_arrays_alone(model, key, ema):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda key: fp.LearnableNoiseSchedule(key=key).gamma_range,
+        lambda key: fp.LearnableNoiseSchedule(key=key).end_points.start,
+        lambda key: fp.LearnableNoiseSchedule(key=key).end_points.log_rise,
         lambda key: fp.one_hot_embedding(4).rows,
         lambda key: fp.nn.FourierFeatures(2, key=key).frequencies,
     ],
-    ids=["schedule's ends", "one-hot matrix", "Fourier frequencies"],
+    ids=["schedule's start", "schedule's rise", "one-hot matrix", "Fourier frequencies"],
 )
 def test_the_library_freezes_what_is_fixed(make, key):
     frozen = make(key)
     assert isinstance(frozen, fp.Frozen)
     assert not any(jax.tree.leaves(fp.trainable(frozen)))
+
+
+def test_the_ends_of_a_schedule_are_trained_when_asked(key):
+    spec = fp.trainable(fp.LearnableNoiseSchedule((2,), trainable_ends=True, key=key))
+    assert jax.tree.leaves(spec.end_points) == [True, True]
 
 
 def test_trainable_is_true_on_trained_floating_point_arrays_alone(model):

@@ -324,6 +324,24 @@ class TestSolverSweep:
             plot.solver_sweep([{"solver": "Euler", "function_evaluations": 1}])
 
 
+class TestAccuracyAgainstTime:
+    def test_a_line_for_each_method_in_per_cent(self):
+        curves = {"CT": [(10.0, 0.9), (20.0, 0.95)], "FM": np.array([[5.0, 0.91], [50.0, 0.99]])}
+        ax = plot.accuracy_against_time(curves, from_accuracy=0.9)
+        for line, curve in zip(ax.lines, curves.values(), strict=True):
+            np.testing.assert_allclose(line.get_xydata(), np.asarray(curve) * [1, 100])
+        low, high = ax.get_ylim()
+        assert 88 < low < 90
+        assert 99 < high < 101
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == ["CT", "FM"]
+
+    def test_wrong_arguments_are_named(self):
+        with pytest.raises(ValueError, match="`curves` is empty"):
+            plot.accuracy_against_time({})
+        with pytest.raises(ValueError, match=r"`curves` has for 'FM' an array of shape \(2,\)"):
+            plot.accuracy_against_time({"FM": [1.0, 2.0]})
+
+
 class TestImageGrid:
     def test_images_stand_row_by_row(self):
         images = np.random.default_rng(4).integers(0, 256, (5, 4, 6, 3)).astype(np.uint8)

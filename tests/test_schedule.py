@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 
 import flowprop as fp
+from flowprop._schedule import with_fixed_ends, with_fixed_shape
 
 
 @functools.cache
-def single(hidden_dims, gamma_range):
+def single(hidden_dims, gamma_range, trainable_ends):
     with jax.enable_x64(False):
-        return fp.LearnableNoiseSchedule(hidden_dims, gamma_range, key=jax.random.key(3))
+        return fp.LearnableNoiseSchedule(hidden_dims, gamma_range, trainable_ends=trainable_ends, key=jax.random.key(3))
 
 
-def learnable(hidden_dims=(4, 4), gamma_range=(-4.0, 4.0)):
+def learnable(hidden_dims=(4, 4), gamma_range=(-4.0, 4.0), trainable_ends=False):
     """A learnable schedule in the precision of the test; made once, for compiling its random numbers takes seconds."""
     dtype = jnp.result_type(float)
-    return jax.tree.map(lambda leaf: leaf.astype(dtype), single(hidden_dims, gamma_range))
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), single(hidden_dims, gamma_range, trainable_ends))
 
 
 # Name -> how to make it, alpha^2 in closed form (in NumPy's float64), or None where there is no closed form.
@@ -32,6 +33,7 @@ SCHEDULES = {
     "sigmoid, 4": (lambda: fp.SigmoidNoiseSchedule(4), lambda t: 1 / (1 + np.exp(-4.0 * (t - 0.5)))),
     "learnable": (learnable, None),
     "learnable, deep": (lambda: learnable((4, 4, 4), (-7.5, 2)), None),
+    "learnable, with its ends": (lambda: learnable(trainable_ends=True), None),
 }
 CLOSED = {name: pair for name, pair in SCHEDULES.items() if pair[1] is not None}
 TIMES = np.linspace(0.0, 1.0, 101)
@@ -69,6 +71,7 @@ def test_gamma_in_single_precision(make, share):
         (lambda: fp.SigmoidNoiseSchedule(4.0), (-2.0, 2.0)),
         (learnable, (-4.0, 4.0)),
         (lambda: learnable((4, 4, 4), (-7.5, 2)), (-7.5, 2.0)),
+        (lambda: learnable(gamma_range=(-7.5, 2), trainable_ends=True), (-7.5, 2.0)),
     ],
 )
 def test_end_points(make, ends):
@@ -111,19 +114,35 @@ def test_the_type_of_the_time_is_kept(make, x64):
     assert gamma_at(make(), jnp.zeros(2, jnp.float64)).dtype == jnp.float64
 
 
+PLACES = jnp.linspace(0.1, 0.9, 7)
+
+
+@eqx.filter_jit
+def of_the_sum(schedule, fix=lambda schedule: schedule):
+    """The gradient of the sum of gamma over some times."""
+    return eqx.filter_grad(lambda schedule: jnp.sum(fix(schedule).gamma(PLACES)))(schedule)
+
+
 class TestLearnable:
+    @pytest.mark.parametrize("trainable_ends", [False, True])
     @pytest.mark.parametrize("seed", range(20))
-    def test_rises_and_meets_its_ends_whatever_the_parameters(self, seed, x64):
+    def test_rises_and_meets_its_ends_whatever_the_parameters(self, seed, trainable_ends, x64):
+        """Among them, where they are trained, the ends' own."""
         draw = np.random.default_rng(seed)
-        low, width = draw.uniform(-9, 3), draw.uniform(0.5, 9)
-        ends = (low, low + width)
-        drawn = jax.tree.map(lambda leaf: jnp.asarray(5 * draw.standard_normal(leaf.shape)), learnable())
-        schedule = eqx.tree_at(lambda s: s.gamma_range.array, drawn, jnp.asarray(ends))
+        before = learnable(trainable_ends=trainable_ends)
+        schedule = jax.tree.map(lambda leaf: jnp.asarray(5 * draw.standard_normal(leaf.shape)), before)
+        low, log_width = draw.uniform(-9, 3), draw.uniform(-1, 2.2)
+        parts = [jnp.asarray(low), jnp.asarray(log_width)]
+        schedule = eqx.tree_at(lambda s: jax.tree.leaves(s.end_points), schedule, parts)
         gamma = np.asarray(gamma_at(schedule, jnp.asarray(TIMES)))
         # Saturated units leave the slope of `t` alone, over a range of up to a few hundred.
         assert np.all(np.diff(gamma) > 1e-7)
+        ends = low, low + np.exp(log_width)
+        near = {"rtol": 0, "atol": 4 * np.spacing(max(map(abs, ends)))}
         assert gamma[0] == ends[0]
-        assert gamma[-1] == pytest.approx(ends[1], abs=4 * np.spacing(max(map(abs, ends))))
+        np.testing.assert_allclose(gamma[-1], ends[1], **near)
+        np.testing.assert_allclose(schedule.gamma_range, ends, **near)
+        np.testing.assert_allclose([gamma_at(schedule, jnp.asarray(t)) for t in (0.0, 1.0)], ends, **near)
 
     def test_is_not_only_convex(self, x64):
         """Softplus or ReLU units under positive weights would be; tanh units bend up here, down there."""
@@ -132,13 +151,35 @@ class TestLearnable:
         assert {-1.0, 1.0} <= set(turns)
 
     def test_every_parameter_shapes_it(self):
-        schedule = learnable()
-        total = eqx.filter_jit(eqx.filter_grad(lambda s: jnp.sum(s.gamma(jnp.linspace(0.1, 0.9, 7)))))
-        gradient = total(schedule)
+        gradient = of_the_sum(learnable())
         moved = [float(jnp.max(jnp.abs(leaf))) for leaf in jax.tree.leaves((gradient.weights, gradient.biases))]
         assert len(moved) == 5
         assert min(moved) > 1e-6
-        np.testing.assert_array_equal(gradient.gamma_range.array, np.zeros(2))
+
+    def test_ends_that_are_fixed_have_no_gradient(self):
+        np.testing.assert_array_equal(jax.tree.leaves(of_the_sum(learnable()).end_points), np.zeros(2))
+
+    def test_ends_that_are_trained_have_one(self):
+        """`d gamma / d start = 1`, and `gamma - gamma_0` of the logarithm of the rise."""
+        schedule = learnable(trainable_ends=True)
+        gradient = of_the_sum(schedule).end_points
+        assert float(gradient.start) == pytest.approx(len(PLACES), rel=1e-5)
+        assert float(gradient.log_rise) == pytest.approx(float(np.sum(schedule.gamma(PLACES) + 4)), rel=1e-5)
+
+    @pytest.mark.parametrize("fix", [with_fixed_ends, with_fixed_shape])
+    def test_fixing_a_part_changes_no_value_and_no_other_gradient(self, fix):
+        schedule = learnable(trainable_ends=True)
+        path = fix(fp.VPPath(schedule))
+        assert eqx.tree_equal(path, fp.VPPath(schedule))
+        fixed, free = of_the_sum(schedule, fix), of_the_sum(schedule)
+        shape = (lambda s: s.weights), (lambda s: s.biases)
+        ends = ((lambda s: s.end_points),)
+        stopped, left = (ends, shape) if fix is with_fixed_ends else (shape, ends)
+        for part in left:
+            assert eqx.tree_equal(part(fixed), part(free))
+        for part in stopped:
+            assert not any(np.any(leaf) for leaf in jax.tree.leaves(part(fixed)))
+            assert all(np.any(leaf) for leaf in jax.tree.leaves(part(free)))
 
     def test_keys(self):
         one, same, other = (fp.LearnableNoiseSchedule((4, 4), key=jax.random.key(seed)) for seed in (0, 0, 1))

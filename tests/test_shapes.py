@@ -64,6 +64,23 @@ def image_classifier():
     return fp.Classifier(encoder=encoder, flow=flow(), embedding=fp.one_hot_embedding(2))
 
 
+def noprop(networks=(Zero(),) * 2, **kwargs):
+    return fp.NoPropDT(networks, **{"embedding": fp.one_hot_embedding(2)} | kwargs)
+
+
+@functools.cache
+def blocks():
+    return noprop()
+
+
+LABELLED = (blocks, lambda: fp.BackpropClassifier(blocks()), lambda: fp.AdjointClassifier(classifier()))
+
+
+@functools.cache
+def regressor():
+    return fp.Regressor(flow=flow())
+
+
 @functools.cache
 def categorical():
     return fp.Flow(Zero(), fp.CondOTPath(), fp.CategoricalPrediction(), shape=(2,))
@@ -169,8 +186,14 @@ TABLE = {
         "gamma_range",
     ),
     "LearnableNoiseSchedule, raw key": (lambda: fp.LearnableNoiseSchedule(key=RAW), "key"),
+    "LearnableNoiseSchedule, trainable_ends": (
+        lambda: fp.LearnableNoiseSchedule(trainable_ends="both", key=KEY),
+        "trainable_ends",
+    ),
     "PreconditionedPrediction": (lambda: fp.PreconditionedPrediction(0), "data_std"),
     "PreconditionedPrediction, an array": (lambda: fp.PreconditionedPrediction(points(2)), "data_std"),
+    "StepELBOWeighting": (lambda: fp.StepELBOWeighting(2.5), "num_steps"),
+    "StepELBOWeighting, none": (lambda: fp.StepELBOWeighting(0), "num_steps"),
     "MinSNRWeighting": (lambda: fp.MinSNRWeighting("5"), "limit"),
     "LogitNormalTimeSampling, mean": (lambda: fp.LogitNormalTimeSampling("0"), "mean"),
     "LogitNormalTimeSampling, std": (lambda: fp.LogitNormalTimeSampling(0, None), "std"),
@@ -195,6 +218,14 @@ TABLE = {
         lambda: fp.Classifier(flow=flow(), embedding=fp.one_hot_embedding(2), objective=fp.CrossEntropyObjective()),
         "objective",
     ),
+    "Classifier, readout": (
+        lambda: fp.Classifier(
+            flow=flow(), embedding=fp.one_hot_embedding(2), readout=fp.LinearReadout((2,), 2, key=KEY)
+        ),
+        "readout",
+    ),
+    "ELBOObjective": (lambda: fp.ELBOObjective(0), "eta"),
+    "ELBOObjective, a string": (lambda: fp.ELBOObjective("1"), "eta"),
     "Classifier.loss, a scalar": (lambda: classifier().loss(jnp.zeros(()), np.zeros(4, int), key=KEY), "inputs"),
     "Classifier.loss, a list": (lambda: classifier().loss([1.0], np.zeros(4, int), key=KEY), "inputs"),
     "Classifier.loss, fewer labels": (lambda: classifier().loss(points(4, 2), np.zeros(3, int), key=KEY), "labels"),
@@ -207,7 +238,7 @@ TABLE = {
     ),
     **{
         f"Classifier.{m}, {what}": (lambda m=m, a=a, k=k: getattr(image_classifier(), m)(*a, **k), name)
-        for m in ("predict", "predict_proba")
+        for m in ("predict", "predict_proba", "function_evaluations")
         for what, a, k, name in (
             ("inputs", (3.0,), {"key": KEY}, "inputs"),
             ("images", (points(4, 5, 4, 1),), {"key": KEY}, "image"),
@@ -216,7 +247,68 @@ TABLE = {
             ("num_draws", (points(4, 4, 4, 1),), {"key": KEY, "num_draws": 0}, "num_draws"),
             ("batch_size", (points(4, 4, 4, 1),), {"key": KEY, "batch_size": 2.0}, "batch_size"),
         )
+        if not (m == "function_evaluations" and name == "num_draws")
     },
+    # Blocks, references, regression.
+    "NoPropDT, one network": (lambda: fp.NoPropDT(Zero(), embedding=fp.one_hot_embedding(2)), "networks"),
+    "NoPropDT, no network": (lambda: noprop([]), "networks"),
+    "NoPropDT, numbers": (lambda: noprop([1, 2]), "networks"),
+    "NoPropDT, other networks": (lambda: noprop([jnp.sin, jnp.cos]), "networks"),
+    "NoPropDT, embedding": (lambda: noprop(embedding=jnp.eye(2)), "embedding"),
+    "NoPropDT, encoder": (lambda: noprop(encoder=3), "encoder"),
+    "NoPropDT, encoders": (lambda: noprop(encoder=[jnp.sin]), "encoder"),
+    "NoPropDT, schedule": (lambda: noprop(schedule="cosine"), "schedule"),
+    "NoPropDT, prediction": (lambda: noprop(prediction="target"), "prediction"),
+    "NoPropDT, objective": (lambda: noprop(objective="elbo"), "objective"),
+    "NoPropDT, stochasticity": (lambda: noprop(stochasticity=2), "stochasticity"),
+    "NoPropDT, stochasticity a string": (lambda: noprop(stochasticity="1"), "stochasticity"),
+    "NoPropDT, keep_activations": (lambda: noprop(keep_activations="all"), "keep_activations"),
+    "NoPropDT.block": (lambda: blocks().block(0.5), "index"),
+    "NoPropDT.with_block": (lambda: blocks().with_block(0, Zero()), "block"),
+    "BackpropClassifier": (lambda: fp.BackpropClassifier(classifier()), "blocks"),
+    "AdjointClassifier, classifier": (lambda: fp.AdjointClassifier(blocks()), "classifier"),
+    "AdjointClassifier, integrator": (lambda: fp.AdjointClassifier(classifier(), dfx.Euler()), "integrator"),
+    **{
+        f"{type(make()).__name__}.{m}, {what}": (lambda make=make, m=m, a=a, k=k: getattr(make(), m)(*a, key=k), name)
+        for make in LABELLED
+        for m in ("loss", "terms", "block_losses")[: 3 if make is blocks else 1]
+        for what, a, k, name in (
+            ("a scalar", (jnp.zeros(()), np.zeros(4, int)), KEY, "inputs"),
+            ("fewer labels", (points(4, 2), np.zeros(3, int)), KEY, "labels"),
+            ("a label", (points(1, 2), np.array([2])), KEY, "labels"),
+            ("raw key", (points(4, 2), np.zeros(4, int)), RAW, "key"),
+        )
+    },
+    **{
+        f"{type(make()).__name__}.{m}, {what}": (lambda make=make, m=m, a=a, k=k: getattr(make(), m)(a, **k), name)
+        for make in LABELLED
+        for m in ("predict", "predict_proba")
+        for what, a, k, name in (
+            ("inputs", 3.0, {"key": KEY}, "inputs"),
+            ("raw key", points(4, 2), {"key": RAW}, "key"),
+            ("num_draws", points(4, 2), {"key": KEY, "num_draws": 0}, "num_draws"),
+            ("batch_size", points(4, 2), {"key": KEY, "batch_size": 2.0}, "batch_size"),
+        )
+    },
+    "Regressor, flow": (lambda: fp.Regressor(flow=Zero()), "flow"),
+    "Regressor, encoder": (lambda: fp.Regressor(flow=flow(), encoder=3), "encoder"),
+    "Regressor.loss, inputs": (lambda: regressor().loss(3.0, points(4, 2), key=KEY), "inputs"),
+    "Regressor.loss, targets": (lambda: regressor().loss(points(4, 2), points(4, 3), key=KEY), "targets"),
+    "Regressor.loss, fewer targets": (lambda: regressor().loss(points(4, 2), points(3, 2), key=KEY), "targets"),
+    "Regressor.loss, integers": (lambda: regressor().loss(points(4, 2), np.zeros((4, 2), int), key=KEY), "targets"),
+    "Regressor.loss, raw key": (lambda: regressor().loss(points(4, 2), points(4, 2), key=RAW), "key"),
+    "Regressor.sample, none": (lambda: regressor().sample(points(4, 2), 0, key=KEY), "num_samples"),
+    "Regressor.sample, raw key": (lambda: regressor().sample(points(4, 2), 1, key=RAW), "key"),
+    "Regressor.sample, integrator": (
+        lambda: regressor().sample(points(4, 2), 1, key=KEY, integrator="ode"),
+        "integrator",
+    ),
+    "Regressor.predict, inputs": (lambda: regressor().predict(3.0, key=KEY), "inputs"),
+    "Regressor.predict, num_samples": (
+        lambda: regressor().predict(points(4, 2), key=KEY, num_samples=0),
+        "num_samples",
+    ),
+    "Regressor.predict, batch_size": (lambda: regressor().predict(points(4, 2), key=KEY, batch_size=0), "batch_size"),
     # Training and checkpoints.
     "fit, model": (lambda: fit(Zero()), "model"),
     "fit, a bare array": (lambda: fit(data=points(4, 2)), "data"),
@@ -227,6 +319,7 @@ TABLE = {
     "fit, batch_size": (lambda: fit(batch_size=5), "batch_size"),
     "fit, raw key": (lambda: fit(key=RAW), "key"),
     "fit, ema": (lambda: fit(ema="0.9"), "ema"),
+    "fit, augment": (lambda: fit(augment=3), "augment"),
     "fit, evaluate": (lambda: fit(evaluate=3), "evaluate"),
     "save": (lambda: fp.save(3, flow()), "path"),
     "load": (lambda: fp.load(None, flow()), "path"),
@@ -326,6 +419,7 @@ def test_so_it_does_for_users():
         lambda n: fp.ODEIntegrator(dt0=n),
         lambda n: fp.one_hot_embedding(3, norm=n),
         lambda n: fp.RadialReadout(n),
+        lambda n: fp.ELBOObjective(n),
         lambda n: fp.LogitNormalTimeSampling(n, n),
         lambda n: fp.LearnableNoiseSchedule((2,), (-n, n), key=KEY),
         lambda n: fp.nn.SinusoidalFeatures(4, n, 2 * n)(0.3),

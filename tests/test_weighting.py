@@ -78,6 +78,57 @@ class TestWeights:
         np.testing.assert_array_equal(weight, np.ones(len(TIMES)))
 
 
+WEIGHTINGS = (fp.UniformWeighting(), fp.ELBOWeighting(), fp.StepELBOWeighting(20), fp.MinSNRWeighting())
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_batch_of_times_has_the_weights_of_each(name, x64):
+    path = PATHS[name]()
+
+    def weights(t):
+        return jnp.stack([w.weight(path, p, t) for w in WEIGHTINGS for p in PREDICTIONS.values()])
+
+    together = jax.jit(weights)(jnp.asarray(TIMES))
+    assert together.shape == (len(WEIGHTINGS) * len(PREDICTIONS), len(TIMES))
+    np.testing.assert_allclose(together.T, at(TIMES, weights), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", VARIANCE_PRESERVING)
+class TestSteps:
+    @pytest.mark.parametrize("num_steps", [1, 2, 7])
+    def test_their_mean_is_the_rise_of_the_snr(self, name, num_steps, x64):
+        """The terms of the discrete bound add up to `(SNR(1) - SNR(0)) / 2` for an error of 1."""
+        path, weighting = PATHS[name](), fp.StepELBOWeighting(num_steps)
+        starts = np.arange(num_steps) / num_steps
+        weight = at(starts, lambda t: weighting.weight(path, fp.TargetPrediction(), t))
+        start, end = at([0.0, 1.0], lambda t: snr(path, t))
+        assert np.mean(weight) == pytest.approx((end - start) / 2, rel=1e-10)
+        assert np.all(weight > 0)
+
+    def test_many_tend_to_the_continuous_bound(self, name, x64):
+        path = PATHS[name]()
+        bound = at(TIMES, lambda t: fp.ELBOWeighting().weight(path, fp.NoisePrediction(), t))
+        gaps = []
+        for num_steps in (1000, 10_000):
+            weighting = fp.StepELBOWeighting(num_steps)
+            weight = at(TIMES, lambda t, w=weighting: w.weight(path, fp.NoisePrediction(), t))
+            gaps.append(weight / bound - 1)
+        # The slope at the start of a step is its mean but for a first order in its length (and a second: 11.3 of 10).
+        np.testing.assert_allclose(gaps[0] / gaps[1], np.full(len(TIMES), 10.0), rtol=0.2)
+        assert np.max(np.abs(gaps[1])) < 0.01
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("prediction", [fp.TargetPrediction(), fp.NoisePrediction()])
+def test_the_bound_over_its_mean_in_the_batch(name, prediction, x64):
+    path, weighting = PATHS[name](), fp.BatchNormalisedELBOWeighting()
+    weight = np.asarray(jax.jit(lambda t: weighting.weight(path, prediction, t))(jnp.asarray(TIMES)))
+    bound = at(TIMES, lambda t: fp.ELBOWeighting().weight(path, prediction, t))
+    assert np.mean(weight) == pytest.approx(1.0, rel=1e-12)
+    np.testing.assert_allclose(weight / weight[0], bound / bound[0], rtol=1e-10)
+    np.testing.assert_array_equal(at(TIMES, lambda t: weighting.weight(path, prediction, t)), np.ones(len(TIMES)))
+
+
 @pytest.mark.parametrize("path_name", PATHS)
 @pytest.mark.parametrize("prediction_name", PREDICTIONS)
 class TestUnits:
@@ -126,6 +177,7 @@ def test_the_normalised_bound_has_mean_one(name, x64):
     ("make", "name"),
     [
         (lambda: fp.MinSNRWeighting(0), "limit"),
+        (lambda: fp.StepELBOWeighting(0), "num_steps"),
         (lambda: fp.LogitNormalTimeSampling(std=0.0), "std"),
         (lambda: fp.PowerTimeSampling(-1.0), "exponent"),
     ],
@@ -245,7 +297,12 @@ def learnable():
     shapes = eqx.filter_eval_shape(make, key=jax.random.key(0))
     weights = np.random.default_rng(1)
     schedule = jax.tree.map(lambda leaf: jnp.asarray(weights.standard_normal(leaf.shape)), shapes)
-    return eqx.tree_at(lambda s: s.gamma_range.array, schedule, jnp.array([-3.0, 4.0]))
+    return with_ends(schedule, -3.0, math.log(7.0))
+
+
+def with_ends(schedule, *values):
+    """The schedule with these for `start` and `log_rise`."""
+    return eqx.tree_at(lambda s: jax.tree.leaves(s.end_points), schedule, [jnp.asarray(value) for value in values])
 
 
 class TestScheduleLoss:
@@ -265,7 +322,7 @@ class TestScheduleLoss:
         draw = np.random.default_rng(2)
         for _ in range(3):
             direction = jax.tree.map(lambda leaf: jnp.asarray(draw.standard_normal(leaf.shape)), schedule)
-            direction = eqx.tree_at(lambda s: s.gamma_range.array, direction, jnp.zeros(2))
+            direction = with_ends(direction, 0.0, 0.0)
             wanted = difference(
                 lambda step, d=direction: float(
                     log_second_moment(jax.tree.map(lambda leaf, change: leaf + step * change, schedule, d))

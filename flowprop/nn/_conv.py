@@ -133,7 +133,7 @@ class ConvEncoder(eqx.Module):
         check_shape("image", image, self.shape, "the encoder's `shape`: height, width, channels")
         return jax.nn.relu(self.dense(self._convolve(as_float(image)).ravel()))
 
-    def _convolve(self, h: Float[Array, "height width channels"]) -> Float[Array, "rows columns channels"]:
+    def _convolve(self, h: Float[Array, "height width channels"]) -> Float[Array, "rows columns maps"]:
         for convolution in self.convolutions:
             h = self.pool(jax.nn.relu(convolution(h)))
         return h

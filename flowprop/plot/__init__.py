@@ -13,6 +13,7 @@ except ModuleNotFoundError as error:
         '`flowprop.plot` draws by matplotlib, which is not installed: `pip install "flowprop[plot]"`'
     ) from error
 
+from ._accuracy_against_time import accuracy_against_time as accuracy_against_time
 from ._confusion_matrix import confusion_matrix as confusion_matrix
 from ._density import density_2d as density_2d
 from ._density_and_samples import density_and_samples as density_and_samples

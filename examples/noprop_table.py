@@ -1,0 +1,452 @@
+"""NoProp's table of test accuracies (arXiv:2503.24322, table 1), measured anew, with its claims put to the test.
+
+Rows: back-propagation through T blocks, NoProp-DT, the adjoint method, NoProp-CT, NoProp-FM, and, because it is the
+question that the table leaves open, an ordinary classifier with the same encoder. Columns: labels as one-hot vectors,
+as learned vectors of dimension 20, and as learned prototypes that are images. Every run is kept in a file of its own
+the moment it is done: stop when you like, and the same command goes on from there.
+
+    FLOWPROP_DATA=path/to/mnist python examples/noprop_table.py                  # downloads without FLOWPROP_DATA
+    python examples/noprop_table.py --dataset digits --epochs 20                 # nothing to download
+    python examples/noprop_table.py --methods fm --embeddings one-hot --augment --epochs 40 --channels 32 64
+    python examples/noprop_table.py --dataset cifar10 --encoder resnet18 --augment --epochs 100     # with a GPU
+
+What is printed beside the accuracies says what they are worth: the accuracy when the flow's end is replaced by noise
+before the class is read off it (chance, unless the readout sees more than it should), and that of a single evaluation
+of the network, before the label has flowed anywhere.
+"""
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+import flowprop as fp
+
+
+Method = Literal["backprop", "dt", "adjoint", "ct", "fm", "ordinary"]
+EmbeddingName = Literal["one-hot", "dim-20", "prototype"]
+
+
+@dataclass
+class Config:
+    """NoProp's table for a data set."""
+
+    dataset: Literal["mnist", "digits", "cifar10", "cifar100"] = "mnist"
+    methods: tuple[Method, ...] = ("ordinary", "fm", "ct", "dt", "backprop", "adjoint")
+    embeddings: tuple[EmbeddingName, ...] = ("one-hot", "dim-20", "prototype")
+    seed: int = 0
+    """The first of them."""
+    num_seeds: int = 2
+    draws: int = 5
+    """Runs of inference for each trained model, each from other noise."""
+    epochs: int = 10
+    block_epochs: int | None = None
+    """Epochs of the methods that have a network for each block, `dt` and `backprop`. By default as many."""
+    adjoint_epochs: int | None = 4
+    """Epochs of the adjoint method, which learns in few (the paper: 2 to 4) and in slow ones."""
+    steps: int | None = None
+    """Steps of training, instead of epochs: for a trial."""
+    num_blocks: int = 10
+    encoder: Literal["conv", "mixer", "resnet18", "resnet50", "resnet152"] = "conv"
+    channels: tuple[int, ...] = (16, 32, 64)
+    """Of the convolutional encoder; the width of a ResNet or mixer is the first of them."""
+    block_channels: tuple[int, ...] = (16, 32)
+    """The same for each block's own encoder, whose convolutions have strides instead of pooling: ten are trained."""
+    share_encoder: bool = False
+    """Whether the blocks share one encoder, instead of one each as in the paper."""
+    features: int = 128
+    objective: Literal["cross-entropy", "paper"] = "cross-entropy"
+    """Cross-entropy at every time, or the paper's own: its algorithms 1 to 3, learnable schedule, linear readout."""
+    augment: bool = False
+    """Random shifts of MNIST with slight turns, crops and flips of CIFAR; in training only."""
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    """At its peak, after a short warm-up and before a cosine decay to zero."""
+    weight_decay: float = 1e-2
+    ema: float = 0.999
+    output: Path | None = None
+    """By default results/noprop_table/DATASET."""
+
+
+#: Test accuracy in per cent, and what the paper says of its budget: 3 seeds, 5 runs of inference each, no augmentation.
+PAPER = {
+    "mnist": {
+        "backprop": (99.46, 99.43, 99.44),
+        "dt": (99.47, 99.49, 99.54),
+        "adjoint": (98.62, None, None),
+        "ct": (97.84, 97.70, 97.17),
+        "fm": (99.21, 99.29, 98.52),
+    },
+    "cifar10": {
+        "backprop": (79.92, 79.30, 79.58),
+        "dt": (79.25, 79.12, 80.54),
+        "adjoint": (66.78, None, None),
+        "ct": (73.35, 71.77, 66.54),
+        "fm": (73.14, 73.50, 75.18),
+    },
+    "cifar100": {
+        "backprop": (45.85, 46.57, 47.80),
+        "dt": (45.93, 45.19, 46.06),
+        "adjoint": (25.03, None, None),
+        "ct": (33.66, 33.99, 21.31),
+        "fm": (6.38, 31.14, 37.57),
+    },
+}
+NAMES = {
+    "ordinary": "ordinary classifier",
+    "backprop": "back-propagation",
+    "dt": "NoProp-DT",
+    "adjoint": "adjoint",
+    "ct": "NoProp-CT",
+    "fm": "NoProp-FM",
+}
+
+
+class OrdinaryClassifier(eqx.Module):
+    """The same encoder and head, asked for the class at once: no label goes in."""
+
+    encoder: eqx.Module
+    network: fp.nn.FuseNetwork
+
+    def logits(self, image):
+        return self.network(0.0, jnp.zeros(self.network.shape), self.encoder(image))
+
+    def loss(self, images, labels, *, key):
+        logits = jax.vmap(self.logits)(images)
+        return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    @eqx.filter_jit
+    def predict(self, images, *, key):
+        return jax.lax.map(lambda image: self.logits(image).argmax(), images, batch_size=500)
+
+
+# The data
+
+
+def load(config: Config):
+    """Training, validation and test images with their labels. The validation set is never trained on."""
+    images, labels, *test = getattr(fp.data, config.dataset)()
+    order = np.random.default_rng(0).permutation(len(images))
+    held_out, rest = np.split(order, [len(order) // 12])
+    return (images[rest], labels[rest]), (images[held_out], labels[held_out]), tuple(test)
+
+
+def augmentation(config: Config):
+    if not config.augment:
+        return None
+    if config.dataset.startswith("cifar"):
+        return fp.data.Augmentation(fp.data.RandomCrop(4), fp.data.RandomFlip())
+    return fp.data.RandomAffine(degrees=10.0, scale=(0.9, 1.1), translate=2.0)
+
+
+# The models: a method's networks around an embedding
+
+
+def make_encoder(config: Config, shape, key):
+    channels = config.channels
+    if config.encoder == "conv":
+        return fp.nn.ConvEncoder(shape, config.features, channels=channels, key=key)
+    if config.encoder == "mixer":
+        return fp.nn.MixerEncoder(shape, config.features, width=channels[0], key=key)
+    return getattr(fp.nn, config.encoder)(shape, config.features, width=channels[0], key=key)
+
+
+def make_block_encoder(config: Config, shape, key):
+    if config.encoder == "conv":
+        return fp.nn.ConvEncoder(shape, config.features, channels=config.block_channels, stride=2, pool=None, key=key)
+    return make_encoder(config, shape, key)
+
+
+def make_head(config: Config, embedding, out_shape, key):
+    key_label, key_fuse = jax.random.split(key)
+    label_encoder = fp.nn.LabelEncoder(embedding.matrix.shape[1:], 64, depth=1, key=key_label)
+    return fp.nn.FuseNetwork(label_encoder, config.features, out_shape, width=256, depth=2, key=key_fuse)
+
+
+def make_embedding(name: EmbeddingName, images, labels, num_classes, key):
+    if name == "one-hot":
+        return fp.one_hot_embedding(num_classes)
+    if name == "dim-20":
+        return fp.orthogonal_embedding(num_classes, 20, key=key)
+    return fp.prototype_embedding(images, labels)
+
+
+def make_model(config: Config, method: Method, name: EmbeddingName, data, key):
+    images, labels = data
+    num_classes = int(labels.max()) + 1
+    key_embedding, key_encoder, key_head, key_rest = jax.random.split(key, 4)
+    embedding = make_embedding(name, images, labels, num_classes, key_embedding)
+    points, logits = embedding.matrix.shape[1:], (num_classes,)
+    paper = config.objective == "paper"
+    readout = fp.LinearReadout(points, num_classes, key=key_rest) if paper else None
+
+    if method in ("dt", "backprop"):
+        keys = jax.random.split(key_encoder, config.num_blocks)
+        encoder = [make_block_encoder(config, images.shape[1:], k) for k in keys]
+        blocks = fp.NoPropDT(
+            [make_head(config, embedding, logits, k) for k in jax.random.split(key_head, config.num_blocks)],
+            embedding=embedding,
+            encoder=encoder[0] if config.share_encoder else encoder,
+            readout=readout,
+            objective=fp.ELBOObjective(eta=0.1) if paper else None,
+        )
+        return fp.BackpropClassifier(blocks) if method == "backprop" else blocks
+
+    encoder = make_encoder(config, images.shape[1:], key_encoder)
+    if method == "ordinary":
+        return OrdinaryClassifier(encoder, make_head(config, fp.one_hot_embedding(num_classes), logits, key_head))
+    if method == "adjoint" or (method == "fm" and paper):
+        flow = fp.fm_flow(make_head(config, embedding, points, key_head), shape=points)
+        objective = fp.FlowMatchingObjective() if paper else None
+    elif method == "fm":
+        head = make_head(config, embedding, logits, key_head)
+        flow = fp.Flow(head, fp.CondOTPath(), fp.CategoricalPrediction(), shape=points)
+        objective = None
+    else:
+        head = make_head(config, embedding, logits, key_head)
+        schedule = (
+            fp.LearnableNoiseSchedule(trainable_ends=True, key=key_rest) if paper else fp.SigmoidNoiseSchedule(10.0)
+        )
+        flow = fp.ct_flow(head, shape=points, schedule=schedule, prediction=fp.CategoricalPrediction())
+        objective = fp.ELBOObjective(eta=1.0) if paper else None
+    classifier = fp.Classifier(
+        encoder=encoder,
+        flow=flow,
+        embedding=embedding,
+        readout=None if method == "adjoint" else readout,
+        objective=objective,
+    )
+    if method == "adjoint":
+        return fp.AdjointClassifier(classifier, fp.ODEIntegrator(dfx.Euler(), dt0=0.05, adjoint=dfx.BacksolveAdjoint()))
+    return classifier
+
+
+def parts(model):
+    """What all kinds of NoProp model are made of: embedding, readout."""
+    inner = getattr(model, "blocks", getattr(model, "classifier", model))
+    return inner.embedding, inner.readout
+
+
+# Training and measuring
+
+
+def train(config: Config, method: Method, model, training, validation, key):
+    """The trained model, the validation accuracy at the end of each epoch, and the seconds of training until then."""
+    images, labels = (array[:2000] for array in validation)
+    key_train, key_val = jax.random.split(key)
+    epoch = len(training[0]) // config.batch_size
+    own = {"dt": config.block_epochs, "backprop": config.block_epochs, "adjoint": config.adjoint_epochs}
+    epochs = own.get(method) or config.epochs
+    steps = config.steps or epochs * epoch
+    rate = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, min(epoch // 2, steps // 4), steps)
+    curve, looking, began = [], 0.0, time.perf_counter()
+
+    def evaluate(model):
+        nonlocal looking
+        stopped = time.perf_counter()
+        accuracy = float((model.predict(images, key=key_val) == labels).mean())
+        curve.append((stopped - began - looking, accuracy))
+        looking += time.perf_counter() - stopped
+        return {"accuracy": accuracy}
+
+    model, _ = fp.fit(
+        model,
+        training,
+        optax.adamw(rate, weight_decay=config.weight_decay),
+        steps=steps,
+        batch_size=config.batch_size,
+        key=key_train,
+        ema=config.ema,
+        evaluate=evaluate,
+        evaluate_every=epoch,
+        augment=augmentation(config),
+    )
+    return model, curve
+
+
+def training_memory(model, training, batch_size):
+    """Bytes that the compiler sets aside for a step's activations and gradients, beside parameters and data."""
+    parameters, rest = eqx.partition(model, fp.trainable(model))
+    batch = [jax.ShapeDtypeStruct((batch_size, *array.shape[1:]), array.dtype) for array in map(jnp.asarray, training)]
+
+    def loss(parameters, batch, key):
+        return eqx.combine(parameters, rest).loss(*batch, key=key)
+
+    compiled = jax.jit(jax.grad(loss)).lower(parameters, batch, jax.random.key(0)).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+@eqx.filter_jit
+def noise_accuracy(model, labels, key):
+    """The accuracy when the class is read off noise instead of the flow's end."""
+    embedding, readout = parts(model)
+    noise = jax.random.normal(key, (len(labels), *embedding.matrix.shape[1:]))
+    read = jax.lax.map(lambda z: readout(z, embedding.matrix).argmax(), noise, batch_size=500)
+    return (read == labels).mean()
+
+
+@eqx.filter_jit
+def one_evaluation_accuracy(model, images, labels, key):
+    """The accuracy of the target as the network first estimates it, from noise and the image alone."""
+    embedding, readout = parts(model)
+    inner = getattr(model, "blocks", getattr(model, "classifier", model))
+    first = inner.block(0) if isinstance(inner, fp.NoPropDT) else inner
+
+    def one(example):
+        image, key = example
+        target = first.flow.target(0.0, first.flow.draw_noise(key=key), first.condition(image))
+        return readout(target, embedding.matrix).argmax()
+
+    keys = jax.random.split(key, len(labels))
+    return (jax.lax.map(one, (images, keys), batch_size=500) == labels).mean()
+
+
+def measure(config: Config, method: Method, name: EmbeddingName, seed: int, data) -> dict:
+    training, validation, (images, labels) = data
+    key_model, key_train, key_test = jax.random.split(jax.random.key(seed), 3)
+    model = make_model(config, method, name, training, key_model)
+    model, curve = train(config, method, model, training, validation, key_train)
+    record = {
+        "method": method,
+        "embedding": name,
+        "seed": seed,
+        "accuracies": [
+            float((model.predict(images, key=key) == labels).mean())
+            for key in jax.random.split(key_test, 1 if method == "ordinary" else config.draws)
+        ],
+        "curve": curve,
+        "seconds": curve[-1][0],
+        "memory": training_memory(model, training, config.batch_size),
+        "device": str(jax.devices()[0].device_kind),
+        "config": as_json(config),
+    }
+    if method != "ordinary":
+        embedding, _ = parts(model)
+        diagnostics = fp.embedding_diagnostics(embedding)
+        record |= {
+            "noise_accuracy": float(noise_accuracy(model, labels, key_test)),
+            "one_evaluation_accuracy": float(one_evaluation_accuracy(model, images, labels, key_test)),
+            "smallest_distance": float(diagnostics.smallest_distance),
+            "effective_rank": float(diagnostics.effective_rank),
+        }
+    if isinstance(model, fp.Classifier):
+        record["function_evaluations"] = float(model.function_evaluations(images[:500], key=key_test).mean())
+    elif method in ("dt", "backprop"):
+        record["function_evaluations"] = float(config.num_blocks)
+    elif method == "adjoint":
+        record["function_evaluations"] = 20.0
+    return record
+
+
+# The table
+
+
+def as_json(config: Config) -> dict:
+    return json.loads(json.dumps(asdict(config), default=str))
+
+
+def differences(config: Config, made_with: dict) -> list[str]:
+    """Settings, beside those that say which runs to make, in which a kept run differs from this command."""
+    own = as_json(config)
+    return [
+        name
+        for name in own.keys() - {"methods", "embeddings", "seed", "num_seeds", "output"}
+        if own[name] != made_with[name]
+    ]
+
+
+def summary(records):
+    """Mean over seeds of the mean over draws, in per cent, and its standard error over seeds."""
+    means = [100 * np.mean(record["accuracies"]) for record in records]
+    error = np.std(means, ddof=1) / math.sqrt(len(means)) if len(means) > 1 else math.nan
+    return float(np.mean(means)), float(error)
+
+
+def print_table(config: Config, records):
+    paper = PAPER.get(config.dataset, {})
+    print(f"\nTest accuracy on {config.dataset}, per cent: mean over seeds, standard error [the paper's figure]")
+    print(f"{'':>20}" + "".join(f"{name:>26}" for name in config.embeddings))
+    for method in config.methods:
+        cells = []
+        for name in config.embeddings:
+            rows = [r for r in records if r["method"] == method and r["embedding"] == name]
+            if not rows:
+                cells.append(f"{'':>26}")
+                continue
+            mean, error = summary(rows)
+            column = ("one-hot", "dim-20", "prototype").index(name)
+            published = paper.get(method, (None, None, None))[column]
+            cells.append(f"{mean:>11.2f} +- {error:4.2f} [{'' if published is None else published:>5}]")
+        print(f"{NAMES[method]:>20}" + "".join(cells))
+    columns = ("", "from noise", "one evaluation", "evaluations", "seconds", "memory, MB")
+    print("\nWhat the figures are worth, means over seeds and embeddings")
+    print("".join(f"{column:>20}" if column == "" else f"{column:>16}" for column in columns))
+    for method in config.methods:
+        rows = [r for r in records if r["method"] == method]
+        if not rows:
+            continue
+
+        def mean(name, scale=1.0, rows=rows):
+            values = [row[name] for row in rows if name in row]
+            return f"{scale * np.mean(values):>16.2f}" if values else f"{'':>16}"
+
+        print(
+            f"{NAMES[method]:>20}{mean('noise_accuracy', 100)}{mean('one_evaluation_accuracy', 100)}"
+            f"{mean('function_evaluations')}{mean('seconds')}{mean('memory', 1e-6)}"
+        )
+
+
+def draw_curves(config: Config, records, output):
+    """Accuracy against training time, the paper's figure 3: mean over seeds, for one-hot labels."""
+    curves = {}
+    for method in config.methods:
+        rows = [r["curve"] for r in records if r["method"] == method and r["embedding"] == config.embeddings[0]]
+        if rows:
+            curves[NAMES[method]] = np.mean([row[: min(map(len, rows))] for row in rows], axis=0)
+    fp.plot.save(fp.plot.accuracy_against_time(curves), output / "accuracy_against_time.png")
+
+
+def main(config: Config) -> None:
+    output = config.output or Path("results", "noprop_table", config.dataset)
+    (output / "runs").mkdir(parents=True, exist_ok=True)
+    data = load(config)
+    # Column by column, seed by seed: the table can be looked at early.
+    runs = [
+        (method, name, seed)
+        for seed in range(config.seed, config.seed + config.num_seeds)
+        for name in config.embeddings
+        for method in config.methods
+        if method != "ordinary" or name == config.embeddings[0]
+    ]
+    records = []
+    for number, (method, name, seed) in enumerate(runs, 1):
+        path = output / "runs" / f"{method}-{name}-{seed}.json"
+        if path.exists() and (changed := differences(config, json.loads(path.read_text())["config"])):
+            raise SystemExit(f"{path} was made with other settings ({', '.join(changed)}): choose another --output")
+        if not path.exists():
+            print(f"run {number} of {len(runs)}: {NAMES[method]}, {name}, seed {seed}", flush=True)
+            record = measure(config, method, name, seed, data)
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps(record, indent=1))
+            partial.replace(path)
+        records.append(json.loads(path.read_text()))
+        accuracy = 100 * np.mean(records[-1]["accuracies"])
+        print(f"{NAMES[method]:>20} {name:>10} seed {seed}: {accuracy:.2f} per cent", flush=True)
+    print_table(config, records)
+    draw_curves(config, records, output)
+    (output / "results.json").write_text(json.dumps(records, indent=1))
+    print(f"\nFigure and results.json are in {output}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))

@@ -1,0 +1,134 @@
+"""What NoProp is measured against: the same networks trained through the whole of their inference."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ._batch import example_keys
+from ._classifier import Classifier, check_labelled
+from ._discrete import NoPropDT
+from ._solve import AbstractIntegrator, label_integrator, transport
+from ._types import Inputs, Labels, PRNGKey, Scalar, checked
+
+
+@checked
+class BackpropClassifier(eqx.Module):
+    """The blocks of NoProp-DT trained by back-propagation through all of them (arXiv:2503.24322, eq. 17-19).
+
+    Its loss is `-log p_out(y | z_T)`, with `z_T` the end of the blocks' own inference from noise, so
+    that every gradient crosses the blocks that follow. Inference is that of the blocks.
+
+    **Arguments:**
+
+    - `blocks`: the blocks. Their objective plays no part.
+    """
+
+    blocks: NoPropDT
+
+    @checked
+    def loss(self, inputs: Inputs, labels: Labels, *, key: PRNGKey) -> Scalar:
+        """The mean cross-entropy at the end of all blocks.
+
+        **Arguments:**
+
+        - `inputs`: a batch of what the encoders take.
+        - `labels`: their classes, `(n,)`.
+        - `key`: for the noise.
+
+        **Returns:** a scalar.
+        """
+        blocks = self.blocks
+        inputs, labels = check_labelled(inputs, labels, blocks.embedding, key)
+
+        def error(example: Array, label: Array, key: PRNGKey) -> Scalar:
+            end = blocks.transport(blocks.encode(example), key=key)
+            return -blocks.readout(end, blocks.embedding.matrix)[label]
+
+        return jnp.mean(jax.vmap(error)(inputs, labels, example_keys(key, labels.shape[0])))
+
+    def predict_proba(
+        self, inputs: Inputs, *, key: PRNGKey, num_draws: int = 1, batch_size: int = 500
+    ) -> Float[Array, "batch classes"]:
+        """As of [`flowprop.NoPropDT`][]."""
+        return self.blocks.predict_proba(inputs, key=key, num_draws=num_draws, batch_size=batch_size)
+
+    def predict(
+        self, inputs: Inputs, *, key: PRNGKey, num_draws: int = 1, batch_size: int = 500
+    ) -> Int[Array, " batch"]:
+        """As of [`flowprop.NoPropDT`][]."""
+        return self.blocks.predict(inputs, key=key, num_draws=num_draws, batch_size=batch_size)
+
+
+class AdjointClassifier(eqx.Module):
+    """A flow of labels trained as a neural ODE, through its solve (Chen et al. 2018).
+
+    Its loss is `-log p_out(y | z_1)`, with `z_1` the end of the flow from noise. The gradient is by
+    the integrator's adjoint: `diffrax.BacksolveAdjoint()` is the adjoint method.
+
+    **Arguments:**
+
+    - `classifier`: encoder, flow, embedding and readout. Its objective plays no part.
+    - `integrator`: in training and, if no other is given, in use. By default ten steps of Euler.
+    """
+
+    classifier: Classifier
+    integrator: AbstractIntegrator
+
+    @checked
+    def __init__(self, classifier: Classifier, integrator: AbstractIntegrator | None = None) -> None:
+        self.classifier = classifier
+        self.integrator = label_integrator() if integrator is None else integrator
+
+    @checked
+    def loss(self, inputs: Inputs, labels: Labels, *, key: PRNGKey) -> Scalar:
+        """The mean cross-entropy at the end of the flow.
+
+        **Arguments:**
+
+        - `inputs`: a batch of what the encoder takes.
+        - `labels`: their classes, `(n,)`.
+        - `key`: for the starting noise.
+
+        **Returns:** a scalar.
+        """
+        classifier = self.classifier
+        inputs, labels = check_labelled(inputs, labels, classifier.embedding, key)
+
+        def error(example: Array, label: Array, key: PRNGKey) -> Scalar:
+            key_noise, key_path = jax.random.split(key)
+            z0, condition = classifier.flow.draw_noise(key=key_noise), classifier.condition(example)
+            end = transport(classifier.flow, z0, condition, self.integrator, key_path)
+            return -classifier.readout(end, classifier.embedding.matrix)[label]
+
+        return jnp.mean(jax.vmap(error)(inputs, labels, example_keys(key, labels.shape[0])))
+
+    def predict_proba(
+        self,
+        inputs: Inputs,
+        *,
+        key: PRNGKey,
+        integrator: AbstractIntegrator | None = None,
+        num_draws: int = 1,
+        batch_size: int = 500,
+    ) -> Float[Array, "batch classes"]:
+        """As of [`flowprop.Classifier`][]."""
+        integrator = self.integrator if integrator is None else integrator
+        return self.classifier.predict_proba(
+            inputs, key=key, integrator=integrator, num_draws=num_draws, batch_size=batch_size
+        )
+
+    def predict(
+        self,
+        inputs: Inputs,
+        *,
+        key: PRNGKey,
+        integrator: AbstractIntegrator | None = None,
+        num_draws: int = 1,
+        batch_size: int = 500,
+    ) -> Int[Array, " batch"]:
+        """As of [`flowprop.Classifier`][]."""
+        probabilities = self.predict_proba(
+            inputs, key=key, integrator=integrator, num_draws=num_draws, batch_size=batch_size
+        )
+        return jnp.argmax(probabilities, axis=-1)
