@@ -8,6 +8,7 @@ the moment it is done: stop when you like, and the same command goes on from the
     FLOWPROP_DATA=path/to/mnist python examples/noprop_table.py                  # downloads without FLOWPROP_DATA
     python examples/noprop_table.py --dataset digits --epochs 20                 # nothing to download
     python examples/noprop_table.py --methods fm --embeddings one-hot --augment --epochs 40 --channels 32 64
+    python examples/noprop_table.py --no-share-encoder                           # ten encoders, as the paper has them
     python examples/noprop_table.py --dataset cifar10 --encoder resnet18 --augment --epochs 100     # with a GPU
 
 What is printed beside the accuracies says what they are worth: the accuracy when the flow's end is replaced by noise
@@ -51,7 +52,7 @@ class Config:
     """Runs of inference for each trained model, each from other noise."""
     epochs: int = 10
     block_epochs: int | None = None
-    """Epochs of the methods that have a network for each block, `dt` and `backprop`. By default as many."""
+    """Epochs of the methods that have blocks, `dt` and `backprop`. By default as many."""
     adjoint_epochs: int | None = 4
     """Epochs of the adjoint method, which learns in few (the paper: 2 to 4) and in slow ones."""
     steps: int | None = None
@@ -61,9 +62,9 @@ class Config:
     channels: tuple[int, ...] = (16, 32, 64)
     """Of the convolutional encoder; the width of a ResNet or mixer is the first of them."""
     block_channels: tuple[int, ...] = (16, 32)
-    """The same for each block's own encoder, whose convolutions have strides instead of pooling: ten are trained."""
-    share_encoder: bool = False
-    """Whether the blocks share one encoder, instead of one each as in the paper."""
+    """The same for a block's own encoder, whose convolutions have strides instead of pooling: ten are trained."""
+    share_encoder: bool = True
+    """Whether the blocks share one encoder, that of the other methods, instead of one each as in the paper."""
     features: int = 128
     objective: Literal["cross-entropy", "paper"] = "cross-entropy"
     """Cross-entropy at every time, or the paper's own: its algorithms 1 to 3, learnable schedule, linear readout."""
@@ -191,12 +192,15 @@ def make_model(config: Config, method: Method, name: EmbeddingName, data, key):
     readout = fp.LinearReadout(points, num_classes, key=key_rest) if paper else None
 
     if method in ("dt", "backprop"):
-        keys = jax.random.split(key_encoder, config.num_blocks)
-        encoder = [make_block_encoder(config, images.shape[1:], k) for k in keys]
+        if config.share_encoder:
+            encoder = make_encoder(config, images.shape[1:], key_encoder)
+        else:
+            keys = jax.random.split(key_encoder, config.num_blocks)
+            encoder = [make_block_encoder(config, images.shape[1:], k) for k in keys]
         blocks = fp.NoPropDT(
             [make_head(config, embedding, logits, k) for k in jax.random.split(key_head, config.num_blocks)],
             embedding=embedding,
-            encoder=encoder[0] if config.share_encoder else encoder,
+            encoder=encoder,
             readout=readout,
             objective=fp.ELBOObjective(eta=0.1) if paper else None,
         )
@@ -311,6 +315,18 @@ def one_evaluation_accuracy(model, images, labels, key):
     return (jax.lax.map(one, (images, keys), batch_size=500) == labels).mean()
 
 
+def test_accuracies(config: Config, model, images, labels, key):
+    """Of each run of inference by itself, as in the paper, and of the mean of their probabilities."""
+    if isinstance(model, OrdinaryClassifier):
+        accuracy = float((model.predict(images, key=key) == labels).mean())
+        return {"accuracies": [accuracy], "averaged_accuracy": accuracy}
+    runs = np.stack([model.predict_proba(images, key=k) for k in jax.random.split(key, config.draws)])
+    return {
+        "accuracies": [float(accuracy) for accuracy in (runs.argmax(axis=-1) == labels).mean(axis=1)],
+        "averaged_accuracy": float((runs.mean(axis=0).argmax(axis=-1) == labels).mean()),
+    }
+
+
 def measure(config: Config, method: Method, name: EmbeddingName, seed: int, data) -> dict:
     training, validation, (images, labels) = data
     key_model, key_train, key_test = jax.random.split(jax.random.key(seed), 3)
@@ -320,10 +336,7 @@ def measure(config: Config, method: Method, name: EmbeddingName, seed: int, data
         "method": method,
         "embedding": name,
         "seed": seed,
-        "accuracies": [
-            float((model.predict(images, key=key) == labels).mean())
-            for key in jax.random.split(key_test, 1 if method == "ordinary" else config.draws)
-        ],
+        **test_accuracies(config, model, images, labels, key_test),
         "curve": curve,
         "seconds": curve[-1][0],
         "memory": training_memory(model, training, config.batch_size),
@@ -388,22 +401,25 @@ def print_table(config: Config, records):
             published = paper.get(method, (None, None, None))[column]
             cells.append(f"{mean:>11.2f} +- {error:4.2f} [{'' if published is None else published:>5}]")
         print(f"{NAMES[method]:>20}" + "".join(cells))
-    columns = ("", "from noise", "one evaluation", "evaluations", "seconds", "memory, MB")
+    measures = {
+        "draws averaged": ("averaged_accuracy", 100),
+        "from noise": ("noise_accuracy", 100),
+        "one evaluation": ("one_evaluation_accuracy", 100),
+        "evaluations": ("function_evaluations", 1),
+        "seconds": ("seconds", 1),
+        "memory, MB": ("memory", 1e-6),
+    }
     print("\nWhat the figures are worth, means over seeds and embeddings")
-    print("".join(f"{column:>20}" if column == "" else f"{column:>16}" for column in columns))
+    print(f"{'':>20}" + "".join(f"{title:>16}" for title in measures))
     for method in config.methods:
         rows = [r for r in records if r["method"] == method]
         if not rows:
             continue
-
-        def mean(name, scale=1.0, rows=rows):
+        cells = []
+        for name, scale in measures.values():
             values = [row[name] for row in rows if name in row]
-            return f"{scale * np.mean(values):>16.2f}" if values else f"{'':>16}"
-
-        print(
-            f"{NAMES[method]:>20}{mean('noise_accuracy', 100)}{mean('one_evaluation_accuracy', 100)}"
-            f"{mean('function_evaluations')}{mean('seconds')}{mean('memory', 1e-6)}"
-        )
+            cells.append(f"{scale * np.mean(values):>16.2f}" if values else f"{'':>16}")
+        print(f"{NAMES[method]:>20}" + "".join(cells))
 
 
 def draw_curves(config: Config, records, output):

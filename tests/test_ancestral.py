@@ -15,9 +15,13 @@ import flowprop as fp
 
 NUM_SAMPLES, NUM_STEPS = 4_000, 32
 BIAS = 2 / NUM_STEPS
-each_stochasticity = pytest.mark.parametrize("stochasticity", [1.0, 0.5, 0.0])
-each_pair = pytest.mark.parametrize(
-    "pair", [pytest.param(p, marks=pytest.mark.xdist_group(p)) for p in ("ct sigmoid", "fm")]
+# Each is a program of its own; the tests of one case share it.
+each_case = pytest.mark.parametrize(
+    ("pair", "stochasticity"),
+    [
+        pytest.param(pair, stochasticity, marks=pytest.mark.xdist_group(f"ancestral {pair} {stochasticity}"))
+        for pair, stochasticity in (("ct sigmoid", 1.0), ("fm", 0.5), ("ct sigmoid", 0.0))
+    ],
 )
 # Two modes far apart, in the gaussian's shapes: both share their compiled programs.
 MODES = exact.Mixture([0.3, 0.7], [[-2.0, 0.5], [2.0, -0.5]], exact.MIXTURE.covariances)
@@ -63,8 +67,7 @@ def marginal(data, alpha, sigma):
     return alpha**2 * data.covariance + sigma**2 * np.eye(2)
 
 
-@each_pair
-@each_stochasticity
+@each_case
 def test_every_step_is_the_formula(pair, stochasticity, key, x64):
     """By the variance `v` that is added going back from t to s; what is left of a step is noise, new in each."""
     flow = flow_of(MODES, pair)
@@ -85,8 +88,7 @@ def test_every_step_is_the_formula(pair, stochasticity, key, x64):
         assert abs(np.mean(noise[:, 1:] * noise[:, :-1])) < 4 / np.sqrt(noise.size)
 
 
-@each_pair
-@each_stochasticity
+@each_case
 def test_samples_of_a_gaussian_are_those_of_the_chain(pair, stochasticity, key, x64):
     flow = flow_of(exact.GAUSSIAN, pair)
     z = np.asarray(trajectories(flow, fp.AncestralIntegrator(NUM_STEPS, stochasticity=stochasticity), key))[:, -1]
@@ -100,8 +102,7 @@ def test_samples_of_a_gaussian_are_those_of_the_chain(pair, stochasticity, key, 
     assert np.all(np.abs(np.cov(z.T) - covariance) < 4 * error_covariance)
 
 
-@each_pair
-@each_stochasticity
+@each_case
 def test_samples_of_two_modes_have_their_weights_means_and_variances(pair, stochasticity, key, x64):
     """Within four standard errors, and the steps' bias of O(1 / num_steps)."""
     flow = flow_of(MODES, pair)
@@ -115,8 +116,7 @@ def test_samples_of_two_modes_have_their_weights_means_and_variances(pair, stoch
         assert np.all(np.abs(mode.var(axis=0) - variances) < 4 * variances * np.sqrt(2 / len(mode)) + BIAS)
 
 
-@each_pair
-@each_stochasticity
+@each_case
 def test_the_bias_halves_with_the_step(pair, stochasticity, x64):
     """Begun at the true marginal the chain ends at it; without noise, point by point where the ODE does."""
     flow, data, point = flow_of(exact.GAUSSIAN, pair), exact.GAUSSIAN, np.array([0.3, -0.8])

@@ -81,7 +81,7 @@ def test_noprop_table_on_cifar10(tmp_path):
         fp.data.cifar10(os.environ.get("FLOWPROP_DATA") or tmp_path)
     except FileNotFoundError:
         pytest.skip("no CIFAR-10 in $FLOWPROP_DATA")
-    arguments = ("--dataset", "cifar10", "--steps", "300", *SMALL, "--channels", "16", "32", "--augment")
+    arguments = ("--dataset", "cifar10", "--steps", "300", *SMALL, "--no-share-encoder", "--augment")
     records = run("noprop_table", *arguments, "--methods", "fm", "dt", "--embeddings", "one-hot", output=tmp_path)
     # Chance is 0.1.
     assert min(min(row["accuracies"]) for row in records) > 0.25
