@@ -83,8 +83,8 @@ def test_noprop_table_on_cifar10(tmp_path):
         pytest.skip("no CIFAR-10 in $FLOWPROP_DATA")
     arguments = ("--dataset", "cifar10", "--steps", "300", *SMALL, "--no-share-encoder", "--augment")
     records = run("noprop_table", *arguments, "--methods", "fm", "dt", "--embeddings", "one-hot", output=tmp_path)
-    # Chance is 0.1.
-    assert min(min(row["accuracies"]) for row in records) > 0.25
+    # Chance is 0.1, with a standard error of 0.003.
+    assert min(min(row["accuracies"]) for row in records) > 0.18
 
 
 def test_refused_arguments():
