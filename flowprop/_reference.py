@@ -1,5 +1,7 @@
 """What NoProp is measured against: the same networks trained through the whole of their inference."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -47,17 +49,13 @@ class BackpropClassifier(eqx.Module):
 
         return jnp.mean(jax.vmap(error)(inputs, labels, example_keys(key, labels.shape[0])))
 
-    def predict_proba(
-        self, inputs: Inputs, *, key: PRNGKey, num_draws: int = 1, batch_size: int = 500
-    ) -> Float[Array, "batch classes"]:
-        """As of [`flowprop.NoPropDT`][]."""
-        return self.blocks.predict_proba(inputs, key=key, num_draws=num_draws, batch_size=batch_size)
+    def predict_proba(self, inputs: Inputs, **options: Any) -> Float[Array, "batch classes"]:
+        """Class probabilities. Arguments as of [`flowprop.NoPropDT`][]."""
+        return self.blocks.predict_proba(inputs, **options)
 
-    def predict(
-        self, inputs: Inputs, *, key: PRNGKey, num_draws: int = 1, batch_size: int = 500
-    ) -> Int[Array, " batch"]:
-        """As of [`flowprop.NoPropDT`][]."""
-        return self.blocks.predict(inputs, key=key, num_draws=num_draws, batch_size=batch_size)
+    def predict(self, inputs: Inputs, **options: Any) -> Int[Array, " batch"]:
+        """The most probable classes. Arguments as of [`flowprop.NoPropDT`][]."""
+        return self.blocks.predict(inputs, **options)
 
 
 class AdjointClassifier(eqx.Module):
@@ -103,32 +101,10 @@ class AdjointClassifier(eqx.Module):
 
         return jnp.mean(jax.vmap(error)(inputs, labels, example_keys(key, labels.shape[0])))
 
-    def predict_proba(
-        self,
-        inputs: Inputs,
-        *,
-        key: PRNGKey,
-        integrator: AbstractIntegrator | None = None,
-        num_draws: int = 1,
-        batch_size: int = 500,
-    ) -> Float[Array, "batch classes"]:
-        """As of [`flowprop.Classifier`][]."""
-        integrator = self.integrator if integrator is None else integrator
-        return self.classifier.predict_proba(
-            inputs, key=key, integrator=integrator, num_draws=num_draws, batch_size=batch_size
-        )
+    def predict_proba(self, inputs: Inputs, **options: Any) -> Float[Array, "batch classes"]:
+        """Class probabilities. Arguments as of [`flowprop.Classifier`][]; by default the integrator of training."""
+        return self.classifier.predict_proba(inputs, **{"integrator": self.integrator} | options)
 
-    def predict(
-        self,
-        inputs: Inputs,
-        *,
-        key: PRNGKey,
-        integrator: AbstractIntegrator | None = None,
-        num_draws: int = 1,
-        batch_size: int = 500,
-    ) -> Int[Array, " batch"]:
-        """As of [`flowprop.Classifier`][]."""
-        probabilities = self.predict_proba(
-            inputs, key=key, integrator=integrator, num_draws=num_draws, batch_size=batch_size
-        )
-        return jnp.argmax(probabilities, axis=-1)
+    def predict(self, inputs: Inputs, **options: Any) -> Int[Array, " batch"]:
+        """The most probable classes. Arguments as of `predict_proba`."""
+        return self.classifier.predict(inputs, **{"integrator": self.integrator} | options)
