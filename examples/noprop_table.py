@@ -399,7 +399,8 @@ def print_table(config: Config, records):
             mean, error = summary(rows)
             column = ("one-hot", "dim-20", "prototype").index(name)
             published = paper.get(method, (None, None, None))[column]
-            cells.append(f"{mean:>11.2f} +- {error:4.2f} [{'' if published is None else published:>5}]")
+            spread = f"+- {error:4.2f}" if math.isfinite(error) else "one seed"
+            cells.append(f"{mean:>10.2f} {spread:<8} [{'' if published is None else published:>5}]")
         print(f"{NAMES[method]:>20}" + "".join(cells))
     measures = {
         "draws averaged": ("averaged_accuracy", 100),
