@@ -3,6 +3,17 @@
 from . import data as data, nn as nn
 from ._checkpoint import load as load, save as save
 from ._classifier import Classifier as Classifier
+from ._constructors import ct_flow as ct_flow, df_flow as df_flow, fm_flow as fm_flow
+from ._coupling import (
+    AbstractConditionCost as AbstractConditionCost,
+    AbstractCoupling as AbstractCoupling,
+    ClassCost as ClassCost,
+    ConditionalOTCoupling as ConditionalOTCoupling,
+    DistanceCost as DistanceCost,
+    IndependentCoupling as IndependentCoupling,
+    OTCoupling as OTCoupling,
+    SinkhornCoupling as SinkhornCoupling,
+)
 from ._discrete import NoPropDT as NoPropDT
 from ._divergence import (
     AbstractDivergence as AbstractDivergence,
@@ -18,7 +29,7 @@ from ._embedding import (
     orthogonal_embedding as orthogonal_embedding,
     prototype_embedding as prototype_embedding,
 )
-from ._flow import Flow as Flow, ct_flow as ct_flow, df_flow as df_flow, fm_flow as fm_flow
+from ._flow import Flow as Flow
 from ._frozen import Frozen as Frozen, trainable as trainable
 from ._log_prob import log_prob as log_prob
 from ._objective import (
@@ -61,6 +72,11 @@ from ._solve import (
     function_evaluations as function_evaluations,
     solve as solve,
 )
+from ._source import (
+    AbstractSource as AbstractSource,
+    EmpiricalSource as EmpiricalSource,
+    GaussianSource as GaussianSource,
+)
 from ._train import fit as fit
 from ._weighting import (
     AbstractTimeSampling as AbstractTimeSampling,
@@ -79,9 +95,9 @@ from ._weighting import (
 
 
 def __getattr__(name: str) -> object:
-    # Figures need matplotlib, which the core does not: loaded when first asked for.
-    if name == "plot":
+    # Loaded when first asked for: figures need matplotlib, which the core does not, and checks are for tests.
+    if name in ("conformance", "plot"):
         from importlib import import_module
 
-        return import_module(".plot", __name__)
+        return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,16 +8,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ._coupling import AbstractCoupling, IndependentCoupling
 from ._frozen import stop_gradient, trainable
-from ._path import AbstractPath, CondOTPath, Estimate, VPPath
+from ._path import AbstractPath, Estimate, VPPath
 from ._prediction import (
     AbstractPrediction,
-    CategoricalPrediction,
-    NoisePrediction,
-    TargetPrediction,
-    VelocityPrediction,
 )
-from ._schedule import AbstractNoiseSchedule, SigmoidNoiseSchedule, with_fixed_shape
+from ._schedule import with_fixed_shape
+from ._source import AbstractSource, GaussianSource
 from ._types import Point, Points, PRNGKey, Scalar, Time, Times, check_key, check_shape, checked
 from ._weighting import (
     AbstractTimeSampling,
@@ -33,7 +31,7 @@ Network = Callable[[Any, Any, Any], Array]
 
 
 class Flow(eqx.Module):
-    """Carries noise `z_0 ~ N(0, I)` at `t = 0` to data `z_1` at `t = 1`, given a condition `x`.
+    """Carries noise `z_0` at `t = 0` to data `z_1` at `t = 1`, given a condition `x`.
 
     All methods but `loss` see one example, in the path's coordinates: use `jax.vmap` for more.
     `diffrax.ODETerm(flow.velocity)` works as it is.
@@ -47,8 +45,11 @@ class Flow(eqx.Module):
     - `shape`: the shape of one example.
     - `weighting`: of the error over time. By default 1.
     - `time_sampling`: of the times in a batch. By default stratified, uniform over the span.
+    - `source`: of `z_0`. By default `N(0, I)`; any other needs a path that begins there, `alpha(0) = 0`.
+    - `coupling`: how noise and data are paired in training. By default independently.
 
-    **Raises:** `ValueError` if `shape` holds a size that is not positive.
+    **Raises:** `ValueError` if `shape` holds a size that is not positive, or a source other than
+    gaussian comes with a path that never holds it alone.
     """
 
     network: Network
@@ -57,6 +58,8 @@ class Flow(eqx.Module):
     shape: tuple[int, ...] = eqx.field(static=True)
     weighting: AbstractWeighting
     time_sampling: AbstractTimeSampling
+    source: AbstractSource
+    coupling: AbstractCoupling
 
     @checked
     def __init__(
@@ -68,15 +71,25 @@ class Flow(eqx.Module):
         shape: tuple[int, ...],
         weighting: AbstractWeighting | None = None,
         time_sampling: AbstractTimeSampling | None = None,
+        source: AbstractSource | None = None,
+        coupling: AbstractCoupling | None = None,
     ) -> None:
         if any(size < 1 for size in shape):
             raise ValueError(f"`shape` is {shape}: give the positive sizes of one example, without the batch axis")
+        source = GaussianSource() if source is None else source
+        if not isinstance(source, GaussianSource) and isinstance(path, VPPath):
+            raise ValueError(
+                f"`source` is {type(source).__name__} and `path` a VPPath, which begins with some data in its noise: "
+                "give `fp.CondOTPath()`"
+            )
         self.network = network
         self.path = path
         self.prediction = prediction
         self.shape = shape
         self.weighting = UniformWeighting() if weighting is None else weighting
         self.time_sampling = StratifiedTimeSampling() if time_sampling is None else time_sampling
+        self.source = source
+        self.coupling = IndependentCoupling() if coupling is None else coupling
 
     @property
     def span(self) -> tuple[float, float]:
@@ -85,16 +98,33 @@ class Flow(eqx.Module):
 
     @property
     def noise_std(self) -> Scalar:
-        """The standard deviation of the gaussian noise at the start of the span.
+        """The factor of the source at the start of the span: 1 at t = 0, or on a variance-preserving path.
 
-        1 on a variance-preserving path, and on any path at t = 0; in between that of unit data.
+        Where a span begins later it is the standard deviation that unit data have there.
         """
         start = self.span[0]
         return jnp.hypot(self.path.alpha(start), self.path.sigma(start))
 
     def draw_noise(self, *, key: PRNGKey) -> Point:
         """One example's noise at the start of the span."""
-        return self.noise_std * jax.random.normal(key, self.shape)
+        return self.noise_std * self.source.sample(1, self.shape, key=key)[0]
+
+    def noise_log_prob(self, z: Point) -> Scalar:
+        """The log-density, at the start of the span, of what `draw_noise` draws; in nats."""
+        std = self.noise_std.astype(z.dtype)
+        return self.source.log_prob(z / std) - z.size * jnp.log(std)
+
+    def check_gaussian(self, what: str) -> None:
+        """Raise a `ValueError` unless noise is gaussian given the data: `what` needs it."""
+        for name, part, wanted in (
+            ("source", self.source, GaussianSource),
+            ("coupling", self.coupling, IndependentCoupling),
+        ):
+            if not isinstance(part, wanted):
+                raise ValueError(
+                    f"`{name}` of the flow is {type(part).__name__}: {what} needs noise that is "
+                    f"gaussian given the data, `fp.{wanted.__name__}()`; the ODE does not"
+                )
 
     @checked
     def velocity(self, t: Time, z: Point, x: PyTree = None) -> Point:
@@ -127,8 +157,10 @@ class Flow(eqx.Module):
     def score(self, t: Time, z: Point, x: PyTree = None) -> Point:
         """The estimated `grad_z log p_t(z | x) = -noise / sigma`, which needs `sigma(t) > 0`.
 
-        Arguments as of `velocity`.
+        Arguments as of `velocity`. Raises a `ValueError` also where noise is not gaussian given the
+        data: for another source, or a coupling that is not independent.
         """
+        self.check_gaussian("a score")
         score = -self.estimate(t, z, x).noise / self.path.sigma(t)
         message = "`t` is a time at which the path holds no noise: a score needs sigma(t) > 0"
         return _refuse(self._within_span(t, score), self.path.sigma(t) <= 0, message)
@@ -166,15 +198,15 @@ class Flow(eqx.Module):
     def loss(self, z1: Points, x: PyTree = None, *, key: PRNGKey) -> Scalar:
         """The simulation-free training loss: the mean weighted error over the batch.
 
-        Each example gets a time and noise of its own. Where the noise schedule is learnable, its
-        shape is trained to lower the variance of the evidence lower bound's estimate, and the
-        mean error trains the network alone.
+        Each example gets a time and noise of its own, paired by the flow's coupling. Where the noise
+        schedule is learnable, its shape is trained to lower the variance of the evidence lower bound's
+        estimate, and the mean error trains the network alone.
 
         **Arguments:**
 
         - `z1`: a batch of data.
         - `x`: the conditions; each leaf carries the batch axis.
-        - `key`: for times and noise.
+        - `key`: for times, noise, and how they are paired.
 
         **Returns:** a scalar.
 
@@ -185,9 +217,10 @@ class Flow(eqx.Module):
         check_key("key", key)
         check_shape("z1", z1, (None, *self.shape), "a batch axis, then the flow's `shape`")
         check_condition(x, z1.shape[0])
-        key_t, key_z = jax.random.split(key)
+        key_t, key_z, key_pairs = jax.random.split(key, 3)
         t = self.sample_times(z1.shape[0], key=key_t).astype(z1.dtype)
-        z0 = jax.random.normal(key_z, z1.shape, z1.dtype)
+        z0 = self.source.sample(z1.shape[0], self.shape, key=key_z).astype(z1.dtype)
+        z0 = self.coupling.pair(z0, z1, x, key=key_pairs)
         fixed = self.with_fixed_path()
         errors = jax.vmap(fixed.unweighted_error)(t, z0, z1, x)
         return jnp.mean(fixed.weight(t) * errors) + self.schedule_loss(t, errors)
@@ -255,77 +288,3 @@ def check_condition(x: PyTree, batch: int) -> None:
                 f"`x` has a leaf of shape {jnp.shape(leaf)} where the batch has {batch} examples: "
                 "every leaf of a batch's condition carries the batch axis first"
             )
-
-
-@checked
-def fm_flow(
-    network: Network,
-    *,
-    shape: tuple[int, ...],
-    weighting: AbstractWeighting | None = None,
-    time_sampling: AbstractTimeSampling | None = None,
-) -> Flow:
-    """Flow matching: the straight path, velocity prediction, weight 1 (Lipman et al. 2023).
-
-    **Arguments:** as of [`flowprop.Flow`][].
-
-    **Returns:** the flow.
-    """
-    return Flow(
-        network, CondOTPath(), VelocityPrediction(), shape=shape, weighting=weighting, time_sampling=time_sampling
-    )
-
-
-@checked
-def ct_flow(
-    network: Network,
-    *,
-    shape: tuple[int, ...],
-    schedule: AbstractNoiseSchedule | None = None,
-    prediction: AbstractPrediction | None = None,
-    weighting: AbstractWeighting | None = None,
-    time_sampling: AbstractTimeSampling | None = None,
-) -> Flow:
-    """Continuous-time diffusion: the variance-preserving path, target prediction (NoProp-CT).
-
-    For densities, `prediction=fp.PreconditionedPrediction(data_std=...)` learns far better than
-    the plain target.
-
-    **Arguments:** as of [`flowprop.Flow`][], and
-
-    - `schedule`: the log-SNR. By default [`flowprop.SigmoidNoiseSchedule`][]`(13.)`.
-    - `prediction`: by default [`flowprop.TargetPrediction`][].
-    - `weighting`: by default the evidence lower bound's `SNR'(t)/2` for a target, plain or categorical,
-      and 1, in the units of the network's output, for any other prediction.
-
-    **Returns:** the flow.
-    """
-    schedule = SigmoidNoiseSchedule() if schedule is None else schedule
-    prediction = TargetPrediction() if prediction is None else prediction
-    if weighting is None:
-        of_target = isinstance(prediction, TargetPrediction | CategoricalPrediction)
-        weighting = ELBOWeighting() if of_target else UniformWeighting()
-    return Flow(network, VPPath(schedule), prediction, shape=shape, weighting=weighting, time_sampling=time_sampling)
-
-
-@checked
-def df_flow(
-    network: Network,
-    *,
-    shape: tuple[int, ...],
-    schedule: AbstractNoiseSchedule | None = None,
-    weighting: AbstractWeighting | None = None,
-    time_sampling: AbstractTimeSampling | None = None,
-) -> Flow:
-    """Denoising diffusion: the variance-preserving path, noise prediction, weight 1 (Ho et al. 2020).
-
-    `weighting=fp.ELBOWeighting()` gives `gamma'/2`.
-
-    **Arguments:** as of [`flowprop.ct_flow`][].
-
-    **Returns:** the flow.
-    """
-    schedule = SigmoidNoiseSchedule() if schedule is None else schedule
-    return Flow(
-        network, VPPath(schedule), NoisePrediction(), shape=shape, weighting=weighting, time_sampling=time_sampling
-    )

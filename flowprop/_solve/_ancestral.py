@@ -49,6 +49,7 @@ class AncestralIntegrator(AbstractIntegrator):
     def integrate(
         self, flow: Flow, z: Point, x: PyTree, t0: Time, t1: Time, saveat: dfx.SaveAt, key: PRNGKey | None
     ) -> dfx.Solution:
+        flow.check_gaussian("an ancestral step")
         brownian: dfx.AbstractPath | None = None
         adjoint: dfx.AbstractAdjoint = dfx.RecursiveCheckpointAdjoint()
         if self.stochasticity > 0:
