@@ -17,8 +17,15 @@ from ._coupling import (
 from ._discrete import NoPropDT as NoPropDT
 from ._divergence import (
     AbstractDivergence as AbstractDivergence,
+    AbstractProbes as AbstractProbes,
     ExactDivergence as ExactDivergence,
+    GaussianProbes as GaussianProbes,
     HutchinsonDivergence as HutchinsonDivergence,
+    HutchPlusPlusDivergence as HutchPlusPlusDivergence,
+    OrthogonalProbes as OrthogonalProbes,
+    RademacherProbes as RademacherProbes,
+    SphereProbes as SphereProbes,
+    XTraceDivergence as XTraceDivergence,
 )
 from ._embedding import (
     Embedding as Embedding,

@@ -1,15 +1,15 @@
 """The log-likelihood of data under a flow."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from ._augmented import AugmentedVelocity
 from ._batch import example_keys, in_batches
 from ._divergence import AbstractDivergence, ExactDivergence
 from ._flow import Flow, check_condition
 from ._solve import AbstractIntegrator, ODEIntegrator
-from ._types import Point, Points, PRNGKey, Scalar, Time, check_key, check_positive, check_shape, checked
+from ._types import Point, Points, PRNGKey, Scalar, check_key, check_positive, check_shape, checked
 
 
 @checked
@@ -45,32 +45,29 @@ def log_prob(
     **Raises:** `TypeError` for an SDE, which has no likelihood; `ValueError` if `z1` or `x` has the
     wrong shape or a stochastic divergence comes without a key.
     """
-    integrator = ODEIntegrator() if integrator is None else integrator
     divergence = ExactDivergence() if divergence is None else divergence
+    z1 = checked_data(flow, z1, x, key, batch_size)
+    return _log_prob(flow, z1, x, key, divergence, ode_of(integrator), batch_size)
+
+
+def ode_of(integrator: AbstractIntegrator | None) -> ODEIntegrator:
+    """The integrator asked for, or the default; a `TypeError` if it is none of an ODE."""
+    integrator = ODEIntegrator() if integrator is None else integrator
     if not isinstance(integrator, ODEIntegrator):
         raise TypeError(f"`integrator` is {type(integrator).__name__}: a likelihood needs the ODE, `fp.ODEIntegrator`")
-    if key is not None:
-        check_key("key", key)
+    return integrator
+
+
+def checked_data(flow: Flow, z1: Points, x: PyTree, key: PRNGKey | None, batch_size: int | None) -> Array:
+    """`z1` as an array, or an error that says what is wrong with it, with `x`, `key` or `batch_size`."""
     z1 = jnp.asarray(z1)
     check_shape("z1", z1, (None, *flow.shape), "a batch axis, then the flow's `shape`")
     check_condition(x, z1.shape[0])
+    if key is not None:
+        check_key("key", key)
     if batch_size is not None:
         check_positive(batch_size=batch_size)
-    return _log_prob(flow, z1, x, key, divergence, integrator, batch_size)
-
-
-class _Augmented(eqx.Module):
-    """The velocity, with its divergence for one more state."""
-
-    flow: Flow
-    divergence: AbstractDivergence
-    tangents: PyTree
-
-    def __call__(self, t: Time, state: tuple[Point, Scalar], x: PyTree) -> tuple[Point, Scalar]:
-        def velocity(z: Point) -> Point:
-            return self.flow.estimate(t, z, x).velocity
-
-        return self.divergence.value_and_divergence(velocity, state[0], self.tangents)
+    return z1
 
 
 @eqx.filter_jit
@@ -87,11 +84,9 @@ def _log_prob(
     alpha = flow.path.alpha(jnp.asarray(end, z1.dtype))
 
     def one(z: Point, x: PyTree, key: PRNGKey | None) -> Scalar:
-        field = _Augmented(flow, divergence, divergence.tangents(z, key=key))
-        state = (alpha * z, jnp.zeros((), z.dtype))
-        z0, change = integrator.end_point(field, state, x, end, start)
-        base = jax.scipy.stats.norm.logpdf(z0, scale=flow.noise_std.astype(z0.dtype)).sum()
-        return base + change + z.size * jnp.log(alpha)
+        field = AugmentedVelocity(flow, divergence, z, key=key)
+        z0, change = integrator.end_point(field, field.start(alpha * z), x, end, start)
+        return flow.noise_log_prob(z0) + change[0] + z.size * jnp.log(alpha)
 
     keys = None if key is None else example_keys(key, z1.shape[0])
     return in_batches(one, (z1, x, keys), batch_size)
