@@ -38,7 +38,10 @@ from ._embedding import (
 )
 from ._flow import Flow as Flow
 from ._frozen import Frozen as Frozen, trainable as trainable
+from ._importance import ImportanceWeights as ImportanceWeights, importance_weights as importance_weights
 from ._log_prob import log_prob as log_prob
+from ._log_prob_estimate import LogProbEstimate as LogProbEstimate, estimate_log_prob as estimate_log_prob
+from ._maximum_likelihood import MaximumLikelihood as MaximumLikelihood
 from ._objective import (
     AbstractObjective as AbstractObjective,
     CrossEntropyObjective as CrossEntropyObjective,
@@ -64,6 +67,7 @@ from ._readout import (
 from ._reference import AdjointClassifier as AdjointClassifier, BackpropClassifier as BackpropClassifier
 from ._regressor import Regressor as Regressor
 from ._sample import sample as sample
+from ._sample_log_prob import sample_and_log_prob as sample_and_log_prob
 from ._schedule import (
     AbstractNoiseSchedule as AbstractNoiseSchedule,
     CosineNoiseSchedule as CosineNoiseSchedule,

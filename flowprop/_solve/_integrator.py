@@ -6,7 +6,7 @@ import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Bool, PyTree
 
 from .._flow import Flow
 from .._types import Point, PRNGKey, Time
@@ -33,3 +33,8 @@ def as_times(t0: Time, t1: Time, y: PyTree) -> tuple[Array, Array]:
 def end_state(solution: dfx.Solution) -> PyTree:
     """The state at the end of a solve that saved nothing else."""
     return jax.tree.map(lambda saved: saved[0], solution.ys)
+
+
+def succeeded(solution: dfx.Solution) -> Bool[Array, ""]:
+    """Whether a solve came to its end."""
+    return dfx.is_successful(solution.result)

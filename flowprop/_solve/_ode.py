@@ -65,18 +65,28 @@ class ODEIntegrator(AbstractIntegrator):
     def integrate(
         self, flow: Flow, z: Point, x: PyTree, t0: Time, t1: Time, saveat: dfx.SaveAt, key: PRNGKey | None
     ) -> dfx.Solution:
-        return self._solve(_Velocity(flow), z, x, t0, t1, saveat)
+        return self.integrate_field(_Velocity(flow), z, x, t0, t1, saveat)
 
     def end_point(self, field: Callable[..., PyTree], y: PyTree, args: PyTree, t0: Time, t1: Time) -> PyTree:
-        """The state at `t1` of any ODE `dy/dt = field(t, y, args)`, by this solver and these steps.
+        """The state at `t1` of any ODE, as of `integrate_field`."""
+        return end_state(self.integrate_field(field, y, args, t0, t1))
+
+    def integrate_field(
+        self,
+        field: Callable[..., PyTree],
+        y: PyTree,
+        args: PyTree,
+        t0: Time,
+        t1: Time,
+        saveat: dfx.SaveAt | None = None,
+        *,
+        throw: bool = True,
+    ) -> dfx.Solution:
+        """The solution of any ODE `dy/dt = field(t, y, args)`, by this solver and these steps.
 
         The field is a PyTree: an adjoint differentiates in its leaves, and cannot in what a closure holds.
+        By default the end alone is saved. Without `throw`, a solve that fails says so in its `result` alone.
         """
-        return end_state(self._solve(field, y, args, t0, t1, dfx.SaveAt(t1=True)))
-
-    def _solve(
-        self, field: Callable[..., PyTree], y: PyTree, args: PyTree, t0: Time, t1: Time, saveat: dfx.SaveAt
-    ) -> dfx.Solution:
         start, end = as_times(t0, t1, y)
         return dfx.diffeqsolve(
             dfx.ODETerm(field),
@@ -86,10 +96,33 @@ class ODEIntegrator(AbstractIntegrator):
             jnp.sign(end - start) * self.dt0.value.astype(start.dtype),
             y,
             args,
-            saveat=saveat,
+            saveat=dfx.SaveAt(t1=True) if saveat is None else saveat,
             stepsize_controller=self.stepsize_controller,
             max_steps=self.max_steps,
             adjoint=self.adjoint,
+            throw=throw,
+        )
+
+    def refined(self) -> "ODEIntegrator":
+        """This integrator with a tenth of the tolerances or, where steps are constant, with steps half as long.
+
+        **Raises:** `ValueError` for a step size controller other than `PIDController` or `ConstantStepSize`.
+        """
+        match self.stepsize_controller:
+            case dfx.PIDController(rtol=rtol, atol=atol):
+                return eqx.tree_at(
+                    lambda ode: (ode.stepsize_controller.rtol, ode.stepsize_controller.atol),
+                    self,
+                    (rtol / 10, atol / 10),
+                )
+            case dfx.ConstantStepSize():
+                steps = None if self.max_steps is None else 2 * self.max_steps
+                return ODEIntegrator(
+                    self.solver, self.stepsize_controller, dt0=self.dt0.value / 2, max_steps=steps, adjoint=self.adjoint
+                )
+        raise ValueError(
+            f"`integrator` has a {type(self.stepsize_controller).__name__}, of which no finer one is known: use "
+            "`dfx.PIDController` or constant steps"
         )
 
 
