@@ -1,6 +1,7 @@
 """Flows, generative and discriminative, on JAX, Equinox and Diffrax."""
 
 from . import data as data, nn as nn
+from ._change_of_path import change_path as change_path
 from ._checkpoint import load as load, save as save
 from ._classifier import Classifier as Classifier
 from ._constructors import ct_flow as ct_flow, df_flow as df_flow, fm_flow as fm_flow
@@ -49,10 +50,12 @@ from ._objective import (
     FlowMatchingObjective as FlowMatchingObjective,
     RegressionObjective as RegressionObjective,
 )
+from ._pairs import PairedFlow as PairedFlow, reflow_pairs as reflow_pairs
 from ._path import AbstractPath as AbstractPath, CondOTPath as CondOTPath, Estimate as Estimate, VPPath as VPPath
 from ._prediction import (
     AbstractPrediction as AbstractPrediction,
     CategoricalPrediction as CategoricalPrediction,
+    EarlyStopPrediction as EarlyStopPrediction,
     NoisePrediction as NoisePrediction,
     PreconditionedPrediction as PreconditionedPrediction,
     TargetPrediction as TargetPrediction,
@@ -81,6 +84,7 @@ from ._solve import (
     ODEIntegrator as ODEIntegrator,
     SDEIntegrator as SDEIntegrator,
     function_evaluations as function_evaluations,
+    joint_norm as joint_norm,
     solve as solve,
 )
 from ._source import (
@@ -94,6 +98,7 @@ from ._weighting import (
     AbstractWeighting as AbstractWeighting,
     BatchNormalisedELBOWeighting as BatchNormalisedELBOWeighting,
     ELBOWeighting as ELBOWeighting,
+    GridTimeSampling as GridTimeSampling,
     LogitNormalTimeSampling as LogitNormalTimeSampling,
     MinSNRWeighting as MinSNRWeighting,
     NormalisedELBOWeighting as NormalisedELBOWeighting,

@@ -191,6 +191,29 @@ class PowerTimeSampling(AbstractTimeSampling):
         return StratifiedTimeSampling().sample(num_times, key=key) ** (1 / self.exponent)
 
 
+@checked
+class GridTimeSampling(AbstractTimeSampling):
+    """The times at which equal steps of Euler look, `0, 1/k, ..., (k - 1)/k`, each as often, stratified over the batch.
+
+    On pairs of noise and data ([`flowprop.PairedFlow`][]) it trains a flow for `k` steps and no more; `k = 1`
+    trains for one evaluation.
+
+    **Arguments:**
+
+    - `num_steps`: `k`.
+
+    **Raises:** `ValueError` if `num_steps` is not positive.
+    """
+
+    num_steps: int
+
+    def __check_init__(self) -> None:
+        check_positive(num_steps=self.num_steps)
+
+    def sample(self, num_times: int, *, key: PRNGKey) -> Float[Array, " num_times"]:
+        return jnp.floor(self.num_steps * StratifiedTimeSampling().sample(num_times, key=key)) / self.num_steps
+
+
 def schedule_loss(path: AbstractPath, t: Float[Array, " batch"], elbo: Float[Array, " batch"]) -> Scalar:
     """A term of value 0 whose gradient in the path's parameters lowers the variance of the bound.
 
