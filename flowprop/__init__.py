@@ -1,8 +1,10 @@
 """Flows, generative and discriminative, on JAX, Equinox and Diffrax."""
 
 from . import data as data, nn as nn
+from ._bits_per_dim import BitsPerDimension as BitsPerDimension, BitsPerDimensionResult as BitsPerDimensionResult
 from ._change_of_path import change_path as change_path
 from ._checkpoint import load as load, save as save
+from ._class_log_prob import class_log_posterior as class_log_posterior, class_log_prob as class_log_prob
 from ._classifier import Classifier as Classifier
 from ._constructors import ct_flow as ct_flow, df_flow as df_flow, fm_flow as fm_flow
 from ._coupling import (
@@ -39,6 +41,7 @@ from ._embedding import (
 )
 from ._flow import Flow as Flow
 from ._frozen import Frozen as Frozen, trainable as trainable
+from ._guidance import ConditionDropout as ConditionDropout, guide as guide
 from ._importance import ImportanceWeights as ImportanceWeights, importance_weights as importance_weights
 from ._log_prob import log_prob as log_prob
 from ._log_prob_estimate import LogProbEstimate as LogProbEstimate, estimate_log_prob as estimate_log_prob
