@@ -1,6 +1,6 @@
 """Flows, generative and discriminative, on JAX, Equinox and Diffrax."""
 
-from . import data as data, nn as nn
+from . import data as data, metrics as metrics, nn as nn
 from ._bits_per_dim import BitsPerDimension as BitsPerDimension, BitsPerDimensionResult as BitsPerDimensionResult
 from ._change_of_path import change_path as change_path
 from ._checkpoint import load as load, save as save

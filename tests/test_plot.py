@@ -324,6 +324,23 @@ class TestSolverSweep:
             plot.solver_sweep([{"solver": "Euler", "function_evaluations": 1}])
 
 
+class TestErrorAgainstCost:
+    def test_a_line_for_each_way_on_logarithmic_axes(self):
+        ax = plot.error_against_cost(
+            {"a": ([6, 12], [1.0, 0.1]), "b": np.array([[6, 24], [2.0, 0.5]])}, cost="products"
+        )
+        np.testing.assert_allclose(ax.lines[0].get_xydata(), [[6, 1.0], [12, 0.1]])
+        np.testing.assert_allclose(ax.lines[1].get_xydata(), [[6, 2.0], [24, 0.5]])
+        assert (ax.get_xscale(), ax.get_yscale(), ax.get_xlabel()) == ("log", "log", "products")
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+
+    def test_wrong_arguments_are_named(self):
+        with pytest.raises(ValueError, match="`curves` is empty"):
+            plot.error_against_cost({})
+        with pytest.raises(ValueError, match="`curves` has for 'a' arrays of shapes"):
+            plot.error_against_cost({"a": ([1, 2], [1.0])})
+
+
 class TestAccuracyAgainstTime:
     def test_a_line_for_each_method_in_per_cent(self):
         curves = {"CT": [(10.0, 0.9), (20.0, 0.95)], "FM": np.array([[5.0, 0.91], [50.0, 0.99]])}

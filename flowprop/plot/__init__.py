@@ -14,9 +14,11 @@ except ModuleNotFoundError as error:
     ) from error
 
 from ._accuracy_against_time import accuracy_against_time as accuracy_against_time
+from ._calibration import coverage_curve as coverage_curve
 from ._confusion_matrix import confusion_matrix as confusion_matrix
 from ._density import density_2d as density_2d
 from ._density_and_samples import density_and_samples as density_and_samples
+from ._error_against_cost import error_against_cost as error_against_cost
 from ._grid import Bounds as Bounds, grid_points as grid_points
 from ._image_grid import image_grid as image_grid
 from ._label_trajectories import label_trajectories as label_trajectories

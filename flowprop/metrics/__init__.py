@@ -1,0 +1,19 @@
+"""How good a flow is: distances between samples, the cost of its paths, and whether its densities can be trusted.
+
+Samples are arrays whose first axis counts the points; the points may have any shape.
+"""
+
+from ._classifier_test import (
+    TwoSampleTest as TwoSampleTest,
+    classifier_two_sample_test as classifier_two_sample_test,
+)
+from ._coverage import (
+    CoverageCurve as CoverageCurve,
+    calibration_error as calibration_error,
+    coverage as coverage,
+    expected_coverage as expected_coverage,
+)
+from ._mmd import mmd as mmd
+from ._path_energy import normalised_path_energy as normalised_path_energy, path_energy as path_energy
+from ._sliced_wasserstein import sliced_wasserstein as sliced_wasserstein
+from ._wasserstein import wasserstein as wasserstein

@@ -1,0 +1,54 @@
+"""What a smaller error costs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from .._types import checked
+from ._classes import color_of
+from ._style import legend, light_grid, panel, plain_log_ticks, tidy
+
+
+_MARKERS = "osD^vP*X"
+
+
+@checked
+def error_against_cost(
+    curves: Mapping[str, Sequence[Any] | np.ndarray],
+    *,
+    cost: str = "function evaluations",
+    error: str = "error (nats)",
+    title: str | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw errors against what they cost, both on logarithmic axes, one line for each way.
+
+    **Arguments:**
+
+    - `curves`: for each name two arrays of one length, costs and errors, all positive.
+    - `cost`, `error`: what the axes say.
+    - `title`: what stands above.
+    - `ax`: the axes to draw on; new ones by default.
+
+    **Returns:** the axes.
+
+    **Raises:** `ValueError` if there are no curves, or one is not two arrays of one length.
+    """
+    if not curves:
+        raise ValueError("`curves` is empty where at least one is needed")
+    ax = panel(ax)
+    for index, (name, curve) in enumerate(curves.items()):
+        shapes = [np.shape(part) for part in curve]
+        if len(shapes) != 2 or len(shapes[0]) != 1 or shapes[0] != shapes[1]:
+            raise ValueError(f"`curves` has for {name!r} arrays of shapes {shapes}: give costs and errors")
+        x, y = (np.asarray(part, float) for part in curve)
+        marker = _MARKERS[index % len(_MARKERS)]
+        ax.plot(x, y, color=color_of(index), linewidth=1.6, marker=marker, markersize=5, label=name)
+    ax.set(xscale="log", yscale="log")
+    plain_log_ticks(ax.xaxis)
+    light_grid(ax)
+    tidy(ax, title=title, xlabel=cost, ylabel=error)
+    legend(ax)
+    return ax
