@@ -41,6 +41,17 @@ def test_two_moons(schedule, tmp_path):
     }
 
 
+def test_likelihood(tmp_path):
+    results = run("likelihood", "--products", "12", "--draws", "100", "--points", "100", output=tmp_path)
+    deviation = {(row["flow"][0], row["trace"]): row["std"] for row in results["traces"]}
+    assert deviation["v", "Hutch++"] < 0.5 * deviation["v", "Hutchinson, signs"]
+    for row in results["solver"]:
+        # Within a factor of two, or down where single precision rules.
+        assert 0.5 < row["stated"] / row["error"] < 2.0 or row["error"] < 5e-5
+    assert 0.55 < results["probes"]["within_one"] < 0.8
+    assert {path.name for path in tmp_path.glob("*.png")} == {"traces_0.png", "traces_1.png", "solver.png"}
+
+
 @pytest.mark.parametrize("protocol", ["fm", "ct"])
 def test_digits(protocol, tmp_path):
     results = run("mnist", "--dataset", "digits", "--protocol", protocol, "--epochs", "30", output=tmp_path)

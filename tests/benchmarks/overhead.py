@@ -93,18 +93,26 @@ def training_step(data, key, steps: int = 100):
     return ours, theirs
 
 
-def solves(flow, key, num_points: int):
-    """Sampling and exact log-likelihood beside Diffrax written out, all examples in one vmap."""
+def solves(flow, points, key, *, exact: bool):
+    """Sampling and log-likelihood beside Diffrax written out, all examples in one vmap.
+
+    The trace is the exact one, or Hutchinson's with one probe.
+    """
+    num_points, dim = points.shape
+    divergence = fp.ExactDivergence() if exact else fp.HutchinsonDivergence()
     parameters = [(layer.weight, layer.bias) for layer in flow.network.layers]
     controller = dfx.PIDController(rtol=1e-5, atol=1e-5)
 
     def velocity(t, z, parameters):
         return network_by_hand(parameters, jnp.asarray(t)[None], z[None])[0]
 
-    def augmented(t, state, parameters):
-        z, _ = state
-        value, product = jax.linearize(lambda z: velocity(t, z, parameters), z)
-        return value, jnp.trace(jax.vmap(product)(jnp.eye(DIM)))
+    def augmented(t, state, args):
+        (z, _), (parameters, probe) = state, args
+        if exact:
+            value, product = jax.linearize(lambda z: velocity(t, z, parameters), z)
+            return value, jnp.trace(jax.vmap(product)(jnp.eye(dim)))
+        value, product = jax.jvp(lambda z: velocity(t, z, parameters), (z,), (probe,))
+        return value, probe @ product
 
     @jax.jit
     def sample(parameters, key):
@@ -112,23 +120,26 @@ def solves(flow, key, num_points: int):
             term = dfx.ODETerm(velocity)
             return dfx.diffeqsolve(term, dfx.Tsit5(), 0.0, 1.0, 0.05, z, parameters, stepsize_controller=controller)
 
-        return jax.vmap(one)(jax.random.normal(key, (num_points, DIM))).ys[:, 0]
+        return jax.vmap(one)(jax.random.normal(key, (num_points, dim))).ys[:, 0]
 
     @jax.jit
-    def log_prob(parameters, points):
-        def one(z):
+    def log_prob(parameters, points, key):
+        def one(z, probe):
             term, state = dfx.ODETerm(augmented), (z, jnp.zeros(()))
             solution = dfx.diffeqsolve(
-                term, dfx.Tsit5(), 1.0, 0.0, -0.05, state, parameters, stepsize_controller=controller
+                term, dfx.Tsit5(), 1.0, 0.0, -0.05, state, (parameters, probe), stepsize_controller=controller
             )
             (z0,), (change,) = solution.ys
             return jax.scipy.stats.norm.logpdf(z0).sum() + change
 
-        return jax.vmap(one)(points)
+        return jax.vmap(one)(points, jax.random.rademacher(key, points.shape, points.dtype))
 
-    points = fp.data.two_moons(num_points, key=key)[0]
-    yield f"sample {num_points}", lambda: fp.sample(flow, num_points, key=key), lambda: sample(parameters, key)
-    yield f"log_prob {num_points}", lambda: fp.log_prob(flow, points), lambda: log_prob(parameters, points)
+    def ours():
+        return fp.log_prob(flow, points, key=key, divergence=divergence)
+
+    trace = "exact" if exact else "Hutchinson"
+    yield f"sample {num_points}, {dim}-D", lambda: fp.sample(flow, num_points, key=key), lambda: sample(parameters, key)
+    yield f"log_prob {num_points}, {dim}-D, {trace}", ours, lambda: log_prob(parameters, points, key)
 
 
 def main() -> None:
@@ -142,11 +153,14 @@ def main() -> None:
     data, _ = fp.data.two_moons(50_000, key=key)
     ours, theirs = training_step(data, key)
     compare("100 training steps, MLP 3 x 256, batch 256", ours, theirs, arguments.rounds)
-    flow = fp.fm_flow(fp.nn.MLP(shape=(DIM,), key=key), shape=(DIM,))
-    flow, _ = fp.fit(flow, (data,), OPTIMISER, steps=1000, batch_size=BATCH, key=key, progress=False)
-    flow = jax.tree.map(lambda leaf: jnp.asarray(leaf) if eqx.is_array(leaf) else leaf, flow)
-    for name, ours, theirs in solves(flow, key, arguments.points):
-        compare(name, ours, theirs, arguments.rounds)
+    wide = jax.random.normal(key, (20_000, 64)) * jnp.linspace(0.1, 2.0, 64)[None]
+    for points, exact in ((data, True), (wide, False)):
+        shape = points.shape[1:]
+        flow = fp.fm_flow(fp.nn.MLP(shape=shape, key=key), shape=shape)
+        flow, _ = fp.fit(flow, (points,), OPTIMISER, steps=1000, batch_size=BATCH, key=key, progress=False)
+        flow = jax.tree.map(lambda leaf: jnp.asarray(leaf) if eqx.is_array(leaf) else leaf, flow)
+        for name, ours, theirs in solves(flow, points[: arguments.points], key, exact=exact):
+            compare(name, ours, theirs, arguments.rounds)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,185 @@
+"""What a log-likelihood is worth: the errors of solver and probes, and whether the errors stated are those made.
+
+Every flow here is one whose log-likelihood is known in closed form, so that nothing is trained and every error is
+seen for what it is:
+
+1. random traces at equal cost, on 64-dimensional flows whose Jacobians are rotated, far from diagonal;
+2. the solver's error against its tolerance, beside the error that `fp.estimate_log_prob` states;
+3. the standard error over probes, beside the errors made.
+
+    python examples/likelihood.py
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+import flowprop as fp
+
+
+@dataclass
+class Config:
+    """Put log-likelihoods beside closed forms."""
+
+    products: tuple[int, ...] = (6, 12, 24)
+    """Jacobian-vector products for each evaluation, of every random trace."""
+    draws: int = 300
+    """Of the probes, for each variance."""
+    tolerances: tuple[float, ...] = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+    points: int = 500
+    dim: int = 64
+    seed: int = 0
+    output: Path = Path("results/likelihood")
+
+
+TRACES = {
+    "Hutchinson, signs": fp.HutchinsonDivergence,
+    "Hutchinson, orthogonal": lambda m: fp.HutchinsonDivergence(m, fp.OrthogonalProbes()),
+    "Hutch++": fp.HutchPlusPlusDivergence,
+    "XTrace": fp.XTraceDivergence,
+}
+
+
+class Linear(eqx.Module):
+    """`v = A z`: log p(z) = log N(e^-A z; 0, I) - tr A."""
+
+    matrix: jax.Array
+
+    def __call__(self, t, z, x):
+        return self.matrix @ z
+
+
+class GaussianData(eqx.Module):
+    """The velocity of flow matching for data N(0, R diag(l) R^T): log p is that gaussian's."""
+
+    rotation: jax.Array
+    variances: jax.Array
+
+    def __call__(self, t, z, x):
+        rates = (t * self.variances - (1 - t)) / (t**2 * self.variances + (1 - t) ** 2)
+        return self.rotation @ (rates * (self.rotation.T @ z))
+
+    def log_prob(self, points):
+        # In NumPy's double precision: this is what the others are compared with.
+        whitened = np.asarray(points, float) @ np.asarray(self.rotation, float) / np.sqrt(np.asarray(self.variances))
+        size = np.log(2 * np.pi * np.asarray(self.variances, float)).sum()
+        return -0.5 * (np.sum(whitened**2, axis=1) + size)
+
+    def sample(self, n, key):
+        return (jax.random.normal(key, (n, len(self.variances))) * jnp.sqrt(self.variances)[None]) @ self.rotation.T
+
+
+def compare_traces(config: Config, rotation, key) -> list[dict]:
+    """The standard deviation of log p over probes, at one point; its exact value cancels."""
+    order = np.arange(config.dim)
+    matrix = rotation @ np.diag(2.0 * 0.5**order) @ rotation.T
+    networks = {
+        "v = A z, eigenvalues 2^(1 - i)": Linear(jnp.asarray(matrix, jnp.float32)),
+        "gaussian data, variances 1 + 10 i^-2": GaussianData(
+            jnp.asarray(rotation, jnp.float32), jnp.asarray(1 + 10 / (1.0 + order) ** 2, jnp.float32)
+        ),
+    }
+    # The trace is what is looked at: steps this coarse do for it.
+    integrator = fp.ODEIntegrator(dfx.Heun(), dt0=0.1)
+    points = jnp.zeros((config.draws, config.dim))
+    records = []
+    for flow_name, network in networks.items():
+        flow = fp.fm_flow(network, shape=(config.dim,))
+        for name, make in TRACES.items():
+            for products in config.products:
+                values = fp.log_prob(flow, points, key=key, divergence=make(products), integrator=integrator)
+                records.append({"flow": flow_name, "trace": name, "products": products, "std": float(values.std())})
+    return records
+
+
+def compare_solver(config: Config, network: GaussianData, points) -> list[dict]:
+    flow = fp.fm_flow(network, shape=points.shape[1:])
+    records = []
+    for tolerance in config.tolerances:
+        controller = dfx.PIDController(rtol=tolerance, atol=tolerance)
+        estimate = fp.estimate_log_prob(flow, points, integrator=fp.ODEIntegrator(stepsize_controller=controller))
+        errors = estimate.value - network.log_prob(points)
+        records.append(
+            {
+                "tolerance": tolerance,
+                "function_evaluations": float(estimate.function_evaluations.mean()),
+                "error": float(np.sqrt(np.mean(errors**2))),
+                "stated": float(jnp.sqrt(jnp.mean(estimate.solver_error**2))),
+            }
+        )
+    return records
+
+
+def compare_probes(config: Config, network: GaussianData, points, key) -> dict:
+    flow = fp.fm_flow(network, shape=points.shape[1:])
+    estimate = fp.estimate_log_prob(flow, points, key=key, divergence=fp.HutchinsonDivergence(), num_estimates=16)
+    ratios = np.abs(estimate.value - network.log_prob(points)) / estimate.error
+    return {
+        "mean_error": float(jnp.mean(estimate.value - network.log_prob(points))),
+        "mean_stated": float(estimate.error.mean()),
+        "within_one": float(np.mean(ratios < 1)),
+        "within_two": float(np.mean(ratios < 2)),
+    }
+
+
+def main(config: Config) -> None:
+    config.output.mkdir(parents=True, exist_ok=True)
+    rotation = np.linalg.qr(np.random.default_rng(config.seed).standard_normal((config.dim, config.dim)))[0]
+    key_trace, key_points, key_probes = jax.random.split(jax.random.key(config.seed), 3)
+    variances = jnp.asarray(0.1 + 2.0 * 0.9 ** np.arange(config.dim), jnp.float32)
+    network = GaussianData(jnp.asarray(rotation, jnp.float32), variances)
+    points = network.sample(config.points, key_points)
+
+    traces = compare_traces(config, rotation, key_trace)
+    for index, flow in enumerate(dict.fromkeys(record["flow"] for record in traces)):
+        rows = [record for record in traces if record["flow"] == flow]
+        print(
+            f"\nStandard deviation of log p over probes, nats: {flow}\n{'products':>26}"
+            + "".join(f"{products:>10}" for products in config.products)
+        )
+        curves = {}
+        for name in TRACES:
+            line = [record["std"] for record in rows if record["trace"] == name]
+            curves[name] = (config.products, line)
+            print(f"{name:>26}" + "".join(f"{value:>10.2g}" for value in line))
+        figure = fp.plot.error_against_cost(
+            curves, cost="Jacobian-vector products", error="standard deviation (nats)", title=flow
+        )
+        fp.plot.save(figure, config.output / f"traces_{index}.png")
+
+    solver = compare_solver(config, network, points)
+    print("\nExact divergence: root mean square errors, nats\n  tolerance  evaluations       made     stated")
+    for row in solver:
+        print(
+            f"{row['tolerance']:>11.0e}{row['function_evaluations']:>13.1f}{row['error']:>11.2g}{row['stated']:>11.2g}"
+        )
+    evaluations = [row["function_evaluations"] for row in solver]
+    figure = fp.plot.error_against_cost(
+        {
+            name: (evaluations, [row[name_of] for row in solver])
+            for name, name_of in (("made", "error"), ("stated", "stated"))
+        }
+    )
+    fp.plot.save(figure, config.output / "solver.png")
+
+    probes = compare_probes(config, network, points, key_probes)
+    print(
+        f"\n16 probes: stated standard error {probes['mean_stated']:.2f} nats on average; "
+        f"{probes['within_one']:.0%} of the points lie within one of the truth, {probes['within_two']:.0%} within two; "
+        f"mean error {probes['mean_error']:.3f}"
+    )
+    (config.output / "results.json").write_text(
+        json.dumps({"traces": traces, "solver": solver, "probes": probes}, indent=1)
+    )
+    print(f"\nFigures and results.json are in {config.output}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
