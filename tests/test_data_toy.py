@@ -24,6 +24,7 @@ DENSITIES = {
     "checkerboard": (fp.data.Checkerboard, fp.data.checkerboard, ()),
     "pinwheel": (fp.data.Pinwheel, fp.data.pinwheel, (3,)),
     "spirals": (fp.data.Spirals, fp.data.spirals, (0.2,)),
+    "s_curve": (fp.data.SCurve, fp.data.s_curve, (0.2,)),
     "gaussian_mixture": (fp.data.GaussianMixture, fp.data.gaussian_mixture, MIXTURE),
 }
 NUM_SAMPLES = 20_000
@@ -174,6 +175,17 @@ def test_moons_are_those_of_scikit_learn():
     # On a straight line the density would be 1/(pi sqrt(2 pi) noise), and half of that at an end.
     given = np.take_along_axis(np.asarray(density.class_log_prob(points)), labels[:, None], axis=1)
     np.testing.assert_allclose(np.median(given), -np.log(np.pi * np.sqrt(2 * np.pi) * 0.02), atol=0.01)
+
+
+def test_s_curve_is_that_of_scikit_learn():
+    from sklearn.datasets import make_s_curve
+
+    points, place = make_s_curve(500, noise=0, random_state=0)
+    density = fp.data.SCurve(0.02)
+    np.testing.assert_array_equal(density.bayes_classify(points[:, [0, 2]]), place > 0)
+    # On a straight line of length 3 pi the density would be this.
+    given = np.asarray(density.log_prob(points[:, [0, 2]]))
+    np.testing.assert_allclose(np.median(given), -np.log(3 * np.pi * np.sqrt(2 * np.pi) * 0.02), atol=0.01)
 
 
 def bend(e1, e2):

@@ -21,5 +21,6 @@ from ._gaussian_mixture import GaussianMixture as GaussianMixture, gaussian_mixt
 from ._idx import read_idx as read_idx
 from ._mnist import mnist as mnist
 from ._pinwheel import Pinwheel as Pinwheel, pinwheel as pinwheel
+from ._s_curve import SCurve as SCurve, s_curve as s_curve
 from ._spirals import Spirals as Spirals, spirals as spirals
 from ._two_moons import TwoMoons as TwoMoons, two_moons as two_moons
