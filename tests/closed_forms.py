@@ -1,96 +1,19 @@
-"""Flows whose every quantity is known: gaussian and gaussian-mixture data under the optimal denoiser.
+"""Flows whose every quantity is known, for each path and prediction; a gaussian's pushforward; labelled clusters."""
 
-For a component N(m, S), with `C = alpha^2 S + sigma^2 I` and `r = C^-1 (z - alpha m)`:
-`E[z_1 | z] = m + alpha S r` and `E[z_0 | z] = sigma r`. A mixture weighs these by its posterior.
-"""
-
-from itertools import pairwise
-
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import flowprop as fp
-from flowprop._path import derivative
-
-
-class Mixture(eqx.Module):
-    """A gaussian mixture: its moments, density, and optimal denoiser at every time of a path.
-
-    The covariance of component k is `V_k diag(l_k) V_k^T`.
-    """
-
-    weights: np.ndarray
-    means: np.ndarray
-    variances: np.ndarray
-    axes: np.ndarray
-
-    def __init__(self, weights, means, covariances):
-        self.weights, self.means = np.array(weights), np.array(means)
-        self.variances, self.axes = np.linalg.eigh(np.array(covariances))
-
-    @property
-    def covariances(self):
-        return np.einsum("kij,kj,klj->kil", self.axes, self.variances, self.axes)
-
-    @property
-    def mean(self):
-        return self.weights @ self.means
-
-    @property
-    def covariance(self):
-        centred = self.means - self.mean
-        return np.einsum("k,kij->ij", self.weights, self.covariances + centred[:, :, None] * centred[:, None, :])
-
-    def expectations(self, alpha, sigma, z):
-        """`E[z_1 | z_t = z]` and `E[z_0 | z_t = z]`."""
-        weights, means, variances, axes = (jnp.asarray(array, z.dtype) for array in jax.tree.leaves(self))
-        marginal = alpha**2 * variances + sigma**2
-        differences = jnp.einsum("kij,ki->kj", axes, z[None] - alpha * means)
-        residuals = differences / marginal
-        log_weights = jnp.log(weights) - 0.5 * jnp.sum(differences * residuals + jnp.log(marginal), axis=-1)
-        posterior = jax.nn.softmax(log_weights)
-        targets = means + alpha * jnp.einsum("kij,kj->ki", axes, variances * residuals)
-        return posterior @ targets, sigma * jnp.einsum("k,kij,kj->i", posterior, axes, residuals)
-
-
-# A mean that is not 0 and a covariance with off-diagonal terms: both are needed to catch an error.
-# Written as a mixture of itself, the gaussian shares the compiled programs of the mixture.
-GAUSSIAN = Mixture([0.5, 0.5], [[0.7, -0.4]] * 2, [[[0.6, 0.35], [0.35, 0.4]]] * 2)
-MIXTURE = Mixture([0.3, 0.7], [[-1.0, 0.5], [0.8, -0.3]], [[[0.2, 0.08], [0.08, 0.1]], [[0.15, -0.05], [-0.05, 0.3]]])
-
-
-class Denoiser(eqx.Module):
-    """The network that knows the data: returns what the prediction asks for, exactly."""
-
-    data: Mixture
-    path: fp.AbstractPath
-    prediction: fp.AbstractPrediction
-
-    def __call__(self, t, z, x=None):
-        alpha, sigma = self.path.alpha(t), self.path.sigma(t)
-        target, noise = self.data.expectations(alpha, sigma, z)
-        match self.prediction:
-            case fp.TargetPrediction():
-                return target
-            case fp.NoisePrediction():
-                return noise
-            case fp.VelocityPrediction():
-                return derivative(self.path.alpha, t) * target + derivative(self.path.sigma, t) * noise
-            case fp.PreconditionedPrediction(data_std=s):
-                return (sigma / s * target - alpha * s * noise) / jnp.hypot(alpha * s, sigma)
-        raise TypeError(self.prediction)
-
-
-class Posterior(eqx.Module):
-    """The logits `log p(k | z_t, x)` of one-hot labels, where the input is `log p(k | x)`: Bayes' rule on the path."""
-
-    path: fp.AbstractPath
-
-    def __call__(self, t, z, x):
-        points = self.path.alpha(t) * jnp.eye(x.size)
-        return x - jnp.sum(jnp.square(z[None] - points), axis=1) / (2 * jnp.square(self.path.sigma(t)))
+from flowprop.conformance import (
+    GAUSSIAN as GAUSSIAN,
+    MIXTURE as MIXTURE,
+    ClassPosterior as Posterior,  # noqa: F401
+    Denoiser as Denoiser,
+    Exact as Exact,
+    Mixture as Mixture,
+    exact_flow as exact_flow,
+)
 
 
 CENTRES = np.array([[2.0, 0.0], [-1.0, 1.7], [-1.0, -1.7]], np.float32)
@@ -101,10 +24,6 @@ def blobs(seed, n=240):
     draw = np.random.default_rng(seed)
     labels = draw.integers(0, 3, n)
     return (CENTRES[labels] + 0.5 * draw.standard_normal((n, 2))).astype(np.float32), labels
-
-
-def exact_flow(data, path, prediction):
-    return fp.Flow(Denoiser(data, path, prediction), path, prediction, shape=(2,))
 
 
 def learnable():
@@ -155,38 +74,6 @@ def gaussian_log_prob(z, mean, covariance):
     return -0.5 * quadratic - 0.5 * np.linalg.slogdet(2 * np.pi * covariance)[1]
 
 
-def runge_kutta_log_prob(flow, z, num_steps=500):
-    """The same pushforward by the classical Runge-Kutta method, without Diffrax.
-
-    Steps are finer towards both ends, where a schedule's velocity turns quickest.
-    """
-
-    def field(t, state):
-        z, _ = state
-        return flow.velocity(t, z), jnp.trace(jax.jacfwd(lambda z: flow.velocity(t, z))(z))
-
-    def step(state, times):
-        t, h = times[0], times[1] - times[0]
-
-        def stage(carry, tableau):
-            slope, total = carry
-            node, weight = tableau
-            here = jax.tree.map(lambda y, k: y + node * h * k, state, slope)
-            slope = field(t + node * h, here)
-            return (slope, jax.tree.map(lambda y, k: y + weight * h * k, total, slope)), None
-
-        tableau = jnp.array([[0, 1 / 6], [1 / 2, 1 / 3], [1 / 2, 1 / 3], [1, 1 / 6]])
-        (_, total), _ = jax.lax.scan(stage, (jax.tree.map(jnp.zeros_like, state), state), tableau)
-        return total, None
-
-    start, end = flow.span
-    grid = end + (start - end) * (1 - np.cos(np.linspace(0, np.pi, num_steps + 1))) / 2
-    alpha = flow.path.alpha(jnp.asarray(end, float))
-    base = jnp.hypot(flow.path.alpha(jnp.asarray(start, float)), flow.path.sigma(jnp.asarray(start, float)))
-
-    def one(z):
-        (z0, change), _ = jax.lax.scan(step, (alpha * z, jnp.zeros(())), jnp.array(list(pairwise(grid))))
-        normal = -0.5 * jnp.sum((z0 / base) ** 2) - z.size * jnp.log(jnp.sqrt(2 * jnp.pi) * base)
-        return normal + change + z.size * jnp.log(alpha)
-
-    return jax.jit(jax.vmap(one))(z)
+def runge_kutta_log_prob(flow, z):
+    """The same pushforward by the classical Runge-Kutta method, of any mixture."""
+    return Exact(flow.network.data, flow.path, flow.span).log_prob(z)
