@@ -23,12 +23,24 @@ HOUSE = [
     "_path",
     "_prediction",
     "_weighting",
+    "_source",
     "_coupling",
     "_flow",
+    "_constructors",
+    "_guidance",
+    "_change_of_path",
     "_divergence",
+    "_augmented",
     "_solve",
     "_sample",
+    "_pairs",
     "_log_prob",
+    "_log_prob_estimate",
+    "_sample_log_prob",
+    "_importance",
+    "_bits_per_dim",
+    "_class_log_prob",
+    "_maximum_likelihood",
     "_embedding",
     "_readout",
     "_objective",
@@ -144,7 +156,13 @@ def public(module):
     return {f"{module.__name__}.{name}": getattr(module, name) for name in names}
 
 
-MODULES = {"flowprop": fp, "flowprop.nn": fp.nn, "flowprop.data": fp.data}
+MODULES = {
+    "flowprop": fp,
+    "flowprop.nn": fp.nn,
+    "flowprop.data": fp.data,
+    "flowprop.metrics": fp.metrics,
+    "flowprop.conformance": fp.conformance,
+}
 NAMES = {name: value for module in MODULES.values() for name, value in public(module).items()}
 CLASSES = {name: value for name, value in NAMES.items() if inspect.isclass(value)}
 
@@ -180,7 +198,7 @@ CONTRACT = """
     Flow fm_flow ct_flow df_flow ODEIntegrator SDEIntegrator ExactDivergence HutchinsonDivergence
     sample log_prob solve function_evaluations one_hot_embedding learned_embedding orthogonal_embedding
     prototype_embedding Classifier NoPropDT Frozen
-    fit save load nn data plot
+    fit save load nn data metrics conformance plot
 """
 
 
