@@ -7,6 +7,7 @@ from ._features import (
     SinusoidalFeatures as SinusoidalFeatures,
 )
 from ._fuse import FuseNetwork as FuseNetwork, LabelEncoder as LabelEncoder
+from ._image_mixer import ImageMixer as ImageMixer
 from ._linear import Linear as Linear
 from ._mixer import MixerEncoder as MixerEncoder
 from ._mlp import MLP as MLP, ConcatSquashMLP as ConcatSquashMLP
