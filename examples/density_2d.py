@@ -1,0 +1,353 @@
+"""Densities and transport in the plane: how noise is paired with data, and what it does to a flow.
+
+Three parts, each a table beside published figures and the floor that no flow can pass:
+
+- `transport`: 2-Wasserstein distance and normalised path energy between gaussian noise, eight gaussians, two moons and
+  an S, with independent pairs and with optimal transport ([SF]2M, arXiv:2307.03672, table 2; data, network and budget
+  of its code, github.com/atong01/conditional-flow-matching: 10,000 points, perceptron 3 x 64, 20,000 steps of 512);
+- `condition`: eight gaussians to two moons, given the moon or given the first coordinate, with independent pairs, plain
+  and condition-aware optimal transport (C2OT, arXiv:2503.10636, figure 1; data and budget of its code,
+  github.com/hkchengrex/C2OT: 20,000 steps of 256);
+- `likelihood`: mean log-likelihood of fresh points under flows on five known densities, beside the true density's.
+
+Every run is kept in a file of its own the moment it is done: stop when you like, and the same command goes on.
+
+    python examples/density_2d.py                                    # everything; hours on a CPU
+    python examples/density_2d.py --parts transport --num-seeds 1
+    python examples/density_2d.py --parts likelihood --recipe        # a longer training, with all that helps
+    python examples/density_2d.py --steps 200 --test-points 500 --num-seeds 1      # a trial of a few minutes
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+
+import flowprop as fp
+
+
+Part = Literal["transport", "condition", "likelihood"]
+
+
+@dataclass
+class Config:
+    """Flows in the plane, measured."""
+
+    parts: tuple[Part, ...] = ("transport", "condition", "likelihood")
+    seed: int = 0
+    """The first of them."""
+    num_seeds: int = 3
+    test_points: int = 4_000
+    """Fresh points that a flow is measured on. The floor under the Wasserstein distance falls with their number."""
+    steps: int | None = None
+    """Steps of training instead of each part's own: for a trial."""
+    recipe: bool = False
+    """Of the likelihood's flows: scaled data, larger batches and more of them, and a learning rate that decays."""
+    output: Path = Path("results/density_2d")
+
+
+COUPLINGS = {"independent": fp.IndependentCoupling, "ot": fp.OTCoupling}
+
+
+# Transport: [SF]2M's table 2
+
+
+def standardised(points):
+    """All coordinates together, to a standard deviation of 7."""
+    return 7 * (points - points.mean()) / points.std()
+
+
+#: The source (none: gaussian noise) and the data, as functions of a number of points and a key.
+TRANSPORT = {
+    "N -> 8 gaussians": (None, lambda n, key: fp.data.eight_gaussians(n, radius=5, std=1, key=key)[0]),
+    "moons -> 8 gaussians": (
+        lambda n, key: standardised(fp.data.two_moons(n, noise=0.1, key=key)[0]),
+        lambda n, key: fp.data.eight_gaussians(n, radius=12, std=1.5, key=key)[0],
+    ),
+    "N -> moons": (None, lambda n, key: 2 * fp.data.two_moons(n, noise=0.05, key=key)[0] - jnp.array([[1.0, 0.0]])),
+    "N -> s-curve": (None, lambda n, key: 1.5 * fp.data.s_curve(n, noise=0.05, key=key)[0]),
+}
+#: W2 and normalised path energy. How many points they were measured on is not said; the code has 1,000.
+PUBLISHED_TRANSPORT = {
+    "independent": {"w2": (0.373, 1.557, 0.178, 0.242), "npe": (0.202, 2.680, 0.891, 0.856)},
+    "ot": {"w2": (0.303, 0.601, 0.130, 0.144), "npe": (0.031, 0.015, 0.083, 0.027)},
+}
+
+
+def transport(config: Config, task: str, coupling: str, key, figure: Path | None) -> dict:
+    draw_source, draw_data = TRANSPORT[task]
+    key_source, key_data, key_network, key_train = jax.random.split(key, 4)
+    # Ten thousand to train on, as published; the rest is only measured with.
+    data, test, other = np.split(draw_data(10_000 + 2 * config.test_points, key_data), [10_000, -config.test_points])
+    if draw_source is None:
+        source = fp.GaussianSource()
+        start = source.sample(config.test_points, (2,), key=key_source)
+    else:
+        points, start = np.split(draw_source(10_000 + config.test_points, key_source), [10_000])
+        source = fp.EmpiricalSource(points)
+    network = fp.nn.MLP(shape=(2,), width=64, depth=3, activation=jax.nn.selu, key=key_network)
+    flow = fp.fm_flow(network, shape=(2,), source=source, coupling=COUPLINGS[coupling]())
+    flow, seconds = train(config, flow, (data,), key_train, steps=20_000, batch_size=512, learning_rate=1e-3)
+    paths = solve(flow, start)
+    if figure:
+        fp.plot.save(fp.plot.trajectories(paths[:300], title=f"{task}, {coupling}"), figure)
+    return {
+        "w2": fp.metrics.wasserstein(paths[:, -1], test),
+        "floor": fp.metrics.wasserstein(other, test),
+        "npe": fp.metrics.normalised_path_energy(flow, start, test),
+        "seconds": seconds,
+    }
+
+
+# Condition: C2OT's eight gaussians to two moons
+
+
+class RingSource(fp.AbstractSource):
+    """Eight gaussians of radius 5, whose variance 0.1 is handed over as a root of the covariance."""
+
+    def sample(self, num_points, shape, *, key):
+        return self.density.sample(num_points, key=key)[0]
+
+    def log_prob(self, z0):
+        return self.density.log_prob(z0)
+
+    @property
+    def density(self):
+        return fp.data.EightGaussians(radius=5, std=0.1**0.25)
+
+
+def slanting_moons(n, key):
+    """Moons without width, moved along the diagonal by up to 0.2; points and labels."""
+    key_moons, key_noise = jax.random.split(key)
+    points, labels = fp.data.two_moons(n, noise=1e-6, key=key_moons)
+    return 3 * (points + 0.2 * jax.random.uniform(key_noise, (n, 1))) - 1, labels
+
+
+CONDITIONS = {
+    "none": lambda points, labels: None,
+    "moon": lambda points, labels: 2.0 * labels[:, None] - 1,
+    "coordinate": lambda points, labels: points[:, :1],
+}
+CONDITION_AWARE = {"moon": fp.ClassCost(), "coordinate": fp.DistanceCost(ratio=0.05)}
+#: Squares of W2, of 10,000 points; by an adaptive solver, and by one step of Euler's.
+PUBLISHED_CONDITION = {
+    ("none", "independent"): (0.120, 6.232),
+    ("none", "ot"): (0.050, 0.072),
+    ("moon", "independent"): (0.059, 2.573),
+    ("moon", "ot"): (0.462, 0.483),
+    ("moon", "aware"): (0.018, 0.048),
+    ("coordinate", "independent"): (0.028, 0.732),
+    ("coordinate", "ot"): (2.143, 8.276),
+    ("coordinate", "aware"): (0.013, 0.077),
+}
+
+
+def condition(config: Config, task: str, coupling: str, key, figure: Path | None) -> dict:
+    key_data, key_source, key_network, key_train = jax.random.split(key, 4)
+    points, labels = slanting_moons(200_000 + 2 * config.test_points, key_data)
+    x = CONDITIONS[task](points, labels)
+    pair = fp.ConditionalOTCoupling(CONDITION_AWARE[task]) if coupling == "aware" else COUPLINGS[coupling]()
+    size = 0 if x is None else 1
+    network = fp.nn.MLP(shape=(2,), condition_size=size, width=256, depth=3, key=key_network)
+    flow = fp.fm_flow(network, shape=(2,), source=RingSource(), coupling=pair)
+    data, test, other = np.split(points, [200_000, -config.test_points])
+    x, test_x = (None, None) if x is None else np.split(x[: -config.test_points], [200_000])
+    arrays = (data,) if x is None else (data, x)
+    flow, seconds = train(config, flow, arrays, key_train, steps=20_000, batch_size=256, learning_rate=1e-3)
+    start = flow.source.sample(config.test_points, (2,), key=key_source)
+    paths = solve(flow, start, test_x)
+    one_step = start + jax.vmap(flow.velocity, in_axes=(None, 0, 0))(0.0, start, test_x)
+    if figure:
+        test_labels = labels[200_000 : -config.test_points]
+        title = f"given {task}, {coupling}"
+        fp.plot.save(fp.plot.trajectories(paths[:300], labels=test_labels[:300], title=title), figure)
+    return {
+        "w2": fp.metrics.wasserstein(paths[:, -1], test),
+        "one_step_w2": fp.metrics.wasserstein(one_step, test),
+        "floor": fp.metrics.wasserstein(other, test),
+        "seconds": seconds,
+    }
+
+
+# Likelihood: densities that are known
+
+
+DENSITIES = {
+    "two moons": fp.data.TwoMoons(),
+    "mixture": fp.data.GaussianMixture.isotropic([[-2.0, 0.0], [1.5, 1.5], [1.0, -2.0]], [0.5, 0.8, 0.4]),
+    "checkerboard": fp.data.Checkerboard(),
+    "pinwheel": fp.data.Pinwheel(),
+    "8 gaussians": fp.data.EightGaussians(),
+}
+
+
+def likelihood(config: Config, task: str, coupling: str, key, figure: Path | None) -> dict:
+    density = DENSITIES[task]
+    key_data, key_test, key_network, key_train, key_samples = jax.random.split(key, 5)
+    points, _ = density.sample(1_000_000 if config.recipe else 100_000, key=key_data)
+    test, _ = density.sample(config.test_points, key=key_test)
+    # The flow lives in coordinates in which the data's mean is 0 and, by the recipe, their spread 1.
+    centre, scale = points.mean(axis=0, keepdims=True), float(points.std()) if config.recipe else 1.0
+    network = fp.nn.MLP(shape=(2,), width=256, depth=3, key=key_network)
+    flow = fp.fm_flow(network, shape=(2,), coupling=COUPLINGS[coupling]())
+    budget = (
+        {"steps": 20_000, "batch_size": 1024, "learning_rate": 4e-3}
+        if config.recipe
+        else {"steps": 5_000, "batch_size": 256, "learning_rate": 1e-3, "decays": False}
+    )
+    flow, seconds = train(config, flow, ((points - centre) / scale,), key_train, **budget)
+
+    def log_prob(z):
+        return fp.log_prob(flow, (z - centre) / scale) - 2 * math.log(scale)
+
+    if figure:
+        extent = 1.1 * float(jnp.abs(test).max())
+        samples = scale * fp.sample(flow, 4_000, key=key_samples) + centre
+        bounds = ((-extent, extent), (-extent, extent))
+        drawing = fp.plot.density_and_samples(
+            log_prob, samples, bounds, true_log_prob=density.log_prob, resolution=100, nats_below_peak=6
+        )
+        fp.plot.save(drawing, figure)
+    return {
+        "log_prob": float(log_prob(test).mean()),
+        "true_log_prob": float(density.log_prob(test).mean()),
+        "seconds": seconds,
+    }
+
+
+# What the parts share
+
+
+def train(config: Config, flow, arrays, key, *, steps, batch_size, learning_rate, decays=True):
+    """Adam at a constant learning rate, or at one that decays, the parameters then averaged."""
+    steps = config.steps or steps
+    schedule = optax.cosine_decay_schedule(learning_rate, steps) if decays else learning_rate
+    optimiser = optax.adamw(schedule, weight_decay=1e-5)
+    began = time.perf_counter()
+    flow, _ = fp.fit(
+        flow, arrays, optimiser, steps=steps, batch_size=batch_size, key=key, ema=0.999 if decays else None
+    )
+    return flow, time.perf_counter() - began
+
+
+@eqx.filter_jit
+def solve(flow, z0, x=None):
+    """The paths of given points, at 50 times each."""
+    saveat = dfx.SaveAt(ts=jnp.linspace(0.0, 1.0, 50))
+    one = lambda z, x: fp.solve(flow, z, x, saveat=saveat).ys  # noqa: E731
+    return jax.vmap(one)(z0, x)
+
+
+MEASURE: dict[Part, Callable[..., dict]] = {
+    "transport": transport,
+    "condition": condition,
+    "likelihood": likelihood,
+}
+RUNS: dict[Part, list[tuple[str, str]]] = {
+    "transport": [(task, coupling) for task in TRANSPORT for coupling in COUPLINGS],
+    "condition": list(PUBLISHED_CONDITION),
+    "likelihood": [(task, coupling) for task in DENSITIES for coupling in COUPLINGS],
+}
+
+
+# The tables
+
+
+def cell(values) -> str:
+    """Mean, and standard deviation over seeds."""
+    spread = f"{np.std(values, ddof=1):.3f}" if len(values) > 1 else "    -"
+    return f"{np.mean(values):>8.3f} +- {spread}"
+
+
+def print_transport(rows_of):
+    print(
+        "\nW2 and normalised path energy, mean and standard deviation over seeds [published]; W2 of two draws of data"
+    )
+    for index, task in enumerate(TRANSPORT):
+        for coupling in COUPLINGS:
+            if rows := rows_of(task, coupling):
+                published = PUBLISHED_TRANSPORT[coupling]
+                w2, npe, floor = ([row[name] for row in rows] for name in ("w2", "npe", "floor"))
+                print(
+                    f"{task:>22} {coupling:>12}{cell(w2)} [{published['w2'][index]:.3f}]"
+                    f"{cell(npe)} [{published['npe'][index]:.3f}]   floor{cell(floor)}"
+                )
+
+
+def print_condition(rows_of):
+    print(
+        "\n8 gaussians -> moons: squares of W2, by an adaptive solver and by one step [published]; of two draws of data"
+    )
+    for (task, coupling), (adaptive, one_step) in PUBLISHED_CONDITION.items():
+        if rows := rows_of(task, coupling):
+            w2, euler, floor = ([row[name] ** 2 for row in rows] for name in ("w2", "one_step_w2", "floor"))
+            print(
+                f"{'given ' + task:>22} {coupling:>12}{cell(w2)} [{adaptive:.3f}]"
+                f"{cell(euler)} [{one_step:.3f}]   floor{cell(floor)}"
+            )
+
+
+def print_likelihood(rows_of):
+    print("\nMean log-likelihood of fresh points in nats, the true density's, and the gap")
+    for task in DENSITIES:
+        for coupling in COUPLINGS:
+            if rows := rows_of(task, coupling):
+                own, true = ([row[name] for row in rows] for name in ("log_prob", "true_log_prob"))
+                print(f"{task:>22} {coupling:>12}{cell(own)}{cell(true)}{cell(np.subtract(true, own))}")
+
+
+PRINT = {"transport": print_transport, "condition": print_condition, "likelihood": print_likelihood}
+
+
+def as_json(config: Config) -> dict:
+    return json.loads(json.dumps(asdict(config), default=str))
+
+
+def differences(config: Config, made_with: dict) -> list[str]:
+    """Settings, beside those that say which runs to make, in which a kept run differs from this command."""
+    own = as_json(config)
+    return [name for name in own.keys() - {"parts", "seed", "num_seeds", "output"} if own[name] != made_with[name]]
+
+
+def main(config: Config) -> None:
+    (config.output / "runs").mkdir(parents=True, exist_ok=True)
+    seeds = range(config.seed, config.seed + config.num_seeds)
+    runs = [(seed, part, *run) for seed in seeds for part in config.parts for run in RUNS[part]]
+    records = []
+    for number, (seed, part, task, coupling) in enumerate(runs, 1):
+        name = "-".join(["".join(c for c in word if c.isalnum()) for word in (part, task, coupling)])
+        path = config.output / "runs" / f"{name}-{seed}.json"
+        if path.exists() and (changed := differences(config, json.loads(path.read_text())["config"])):
+            raise SystemExit(f"{path} was made with other settings ({', '.join(changed)}): choose another --output")
+        if not path.exists():
+            print(f"run {number} of {len(runs)}: {part}, {task}, {coupling}, seed {seed}", flush=True)
+            figure = config.output / f"{name}.png" if seed == config.seed else None
+            measured = MEASURE[part](config, task, coupling, jax.random.key(seed), figure)
+            record = {"part": part, "task": task, "coupling": coupling, "seed": seed, **measured}
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps({**record, "config": as_json(config)}, indent=1))
+            partial.replace(path)
+        records.append(json.loads(path.read_text()))
+    for part in config.parts:
+
+        def rows_of(task, coupling, part=part):
+            return [r for r in records if (r["part"], r["task"], r["coupling"]) == (part, task, coupling)]
+
+        PRINT[part](rows_of)
+    (config.output / "results.json").write_text(json.dumps(records, indent=1))
+    print(f"\nFigures and results.json are in {config.output}")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
