@@ -41,6 +41,14 @@ def test_two_moons(schedule, tmp_path):
     }
 
 
+def test_mnist_generate(tmp_path):
+    results = run("mnist_generate", "--dataset", "digits", "--quick", "--scales", "1", "2", output=tmp_path)
+    accuracy = {row["scale"]: row["accuracy"] for row in results["guidance"]}
+    assert results["judge"]["accuracy"] > 0.95
+    assert accuracy[2.0] > max(accuracy[1.0], 0.95)  # guided digits are clearer; chance is 0.1
+    assert all((tmp_path / f"{name}.png").exists() for name in ("digits", "guidance", "learning_curve"))
+
+
 def test_likelihood(tmp_path):
     results = run("likelihood", "--products", "12", "--draws", "100", "--points", "100", output=tmp_path)
     deviation = {(row["flow"][0], row["trace"]): row["std"] for row in results["traces"]}

@@ -1,0 +1,259 @@
+"""Digits on request: images of handwritten digits, drawn given their class.
+
+Trains a flow from noise to images given the class, which is dropped now and then so that the same network also knows
+images of no class in particular, and leans on the class when it draws (classifier-free guidance). A classifier trained
+on real images judges what comes out under several scales of guidance: whether a digit is the one that was asked for,
+and, in the classifier's features, how far the drawn digits are from real ones: guidance pays for clarity with variety.
+
+    FLOWPROP_DATA=path/to/mnist python examples/mnist_generate.py --quick    # downloads without FLOWPROP_DATA
+    python examples/mnist_generate.py                                        # takes an hour or two
+    python examples/mnist_generate.py --dataset digits --quick               # nothing to download
+"""
+
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import diffrax as dfx
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tyro
+from matplotlib.figure import Figure
+
+import flowprop as fp
+
+
+@dataclass
+class Config:
+    """Train a flow of images given their class, and judge what it draws. What is None is as in `PRESETS`."""
+
+    dataset: Literal["mnist", "digits"] = "mnist"
+    quick: bool = False
+    """The preset that takes minutes."""
+    patch_size: int | None = None
+    width: int | None = None
+    """Channels of each patch."""
+    depth: int | None = None
+    steps: int | None = None
+    judge_epochs: int | None = None
+    batch_size: int = 128
+    learning_rate: float = 2e-2
+    """Of Muon, at its peak, after a short warm-up and before a cosine decay to zero."""
+    ema: float = 0.998
+    drop_rate: float = 0.1
+    """How often the class is dropped in training."""
+    guidance: float = 2.0
+    """Its scale in the pictures; 1 is none."""
+    scales: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0)
+    """The scales that are compared."""
+    num_samples: int = 1000
+    """For each scale, as many of each class."""
+    solver_steps: int = 15
+    """Of Heun's method, for each sample."""
+    bits_images: int = 200
+    """How many test images are measured in bits per dimension."""
+    seed: int = 0
+    output: Path | None = None
+    """By default results/mnist_generate/DATASET."""
+
+
+PRESETS: dict[tuple[str, bool], dict[str, int]] = {
+    ("mnist", True): {"patch_size": 4, "width": 64, "depth": 8, "steps": 2_000, "judge_epochs": 3},
+    ("mnist", False): {"patch_size": 4, "width": 128, "depth": 12, "steps": 12_000, "judge_epochs": 8},
+    ("digits", True): {"patch_size": 2, "width": 32, "depth": 4, "steps": 1_500, "judge_epochs": 40},
+    ("digits", False): {"patch_size": 2, "width": 64, "depth": 8, "steps": 6_000, "judge_epochs": 80},
+}
+NO_CLASS = np.zeros(10, np.float32)
+
+
+class ImageFlow(eqx.Module):
+    """What is trained: bytes and labels become points and conditions, and some conditions are dropped."""
+
+    dropout: fp.ConditionDropout
+    protocol: fp.BitsPerDimension
+
+    def loss(self, images, labels, *, key):
+        key_noise, key_loss = jax.random.split(key)
+        points = self.protocol.preprocess(images, key=key_noise)
+        return self.dropout.loss(points, jax.nn.one_hot(labels, 10), key=key_loss)
+
+
+def make_flow(config: Config, images, key) -> ImageFlow:
+    shape = images.shape[1:]
+    network = fp.nn.ImageMixer(
+        shape, condition_size=10, patch_size=config.patch_size, width=config.width, depth=config.depth, key=key
+    )
+    protocol = fp.BitsPerDimension(
+        f"{config.dataset} test",
+        centre=float(images.mean()) + 0.5,
+        scale=float(images.std()),
+        divergence=fp.HutchinsonDivergence(),
+        integrator=fp.ODEIntegrator(stepsize_controller=dfx.PIDController(rtol=1e-3, atol=1e-3)),
+    )
+    return ImageFlow(fp.ConditionDropout(fp.fm_flow(network, shape=shape), NO_CLASS, config.drop_rate), protocol)
+
+
+def make_judge(shape, key) -> fp.Classifier:
+    """A flow of labels, as in `mnist.py`."""
+    key_encoder, key_network = jax.random.split(key)
+    encoder = fp.nn.ConvEncoder(shape, 128, channels=(16, 32), key=key_encoder)
+    network = fp.nn.MLP((10,), condition_size=128, width=256, depth=2, key=key_network)
+    flow = fp.Flow(network, fp.CondOTPath(), fp.CategoricalPrediction(), shape=(10,))
+    return fp.Classifier(encoder=encoder, flow=flow, embedding=fp.one_hot_embedding(10))
+
+
+def train(config: Config, model, data, optimiser, learning_rate, steps, key):
+    rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, steps // 20, steps)
+    began = time.perf_counter()
+    model, history = fp.fit(
+        model, data, optimiser(rate), steps=steps, batch_size=config.batch_size, key=key, ema=config.ema
+    )
+    return model, history, time.perf_counter() - began
+
+
+def draw(config: Config, model: ImageFlow, scale, labels, key):
+    """Images of the classes asked for, and how often each called the guided network, which has two branches."""
+    integrator = fp.ODEIntegrator(dfx.Heun(), dt0=1 / config.solver_steps)
+    guided = fp.guide(model.dropout.flow, NO_CLASS, scale)
+    x = jax.nn.one_hot(labels, 10)
+    points = fp.sample(guided, len(labels), x, key=key, integrator=integrator)
+    solution = fp.solve(guided, guided.draw_noise(key=key), x[0], integrator=integrator)
+    return np.asarray(model.protocol.to_images(points)), int(fp.function_evaluations(solution, integrator))
+
+
+@eqx.filter_jit
+def features(judge, images):
+    return jax.lax.map(judge.encoder, jnp.asarray(images), batch_size=500)
+
+
+def balanced(images, labels, size):
+    """The first images of each class, class by class."""
+    return np.concatenate([images[labels == label][: size // 10] for label in range(10)])
+
+
+def compare_scales(config: Config, model, judge, real, key):
+    """For each scale of guidance a record, and the images, class by class; all scales start from the same noise."""
+    labels = np.repeat(np.arange(10), config.num_samples // 10)
+    key_draw, key_judge = jax.random.split(key)
+    records, images = [], {}
+    for scale in sorted({*config.scales, config.guidance}):
+        began = time.perf_counter()
+        images[scale], evaluations = draw(config, model, scale, labels, key_draw)
+        seconds = time.perf_counter() - began
+        seen = np.asarray(judge.predict(images[scale], key=key_judge)).reshape(10, -1)
+        distance = fp.metrics.sliced_wasserstein(features(judge, images[scale]), features(judge, real), key=key_judge)
+        record = {
+            "scale": scale,
+            "accuracy": float((seen == np.arange(10)[:, None]).mean()),
+            "class_accuracy": (seen == np.arange(10)[:, None]).mean(axis=1).tolist(),
+            "class_counts": np.bincount(seen.ravel(), minlength=10).tolist(),
+            "distance": float(distance),
+            "function_evaluations": evaluations,
+            "seconds": seconds,
+        }
+        print(
+            f"guidance {scale:3.1f}: {100 * record['accuracy']:5.1f} % as asked for, "
+            f"distance {record['distance']:.3f}, {evaluations} evaluations of two branches, {seconds:.0f} seconds",
+            flush=True,
+        )
+        records.append(record)
+    return records, images
+
+
+def measure_bits(config: Config, model: ImageFlow, images, labels, key):
+    """Bits per dimension of images, given their class and given none."""
+    images, labels = images[: config.bits_images], labels[: config.bits_images]
+    given = jax.nn.one_hot(labels, 10)
+    records = []
+    for name, x in (("class", given), ("none", jnp.broadcast_to(NO_CLASS, given.shape))):
+        result = model.protocol(model.dropout.flow, images, x, key=key)
+        print(f"given {name}: {result}", flush=True)
+        records.append(
+            {
+                "condition": name,
+                "bits_per_dim": float(result.mean_bits_per_dim),
+                "standard_error": float(result.standard_error_bits_per_dim),
+                "images": len(images),
+                "protocol": str(model.protocol),
+            }
+        )
+    return records
+
+
+def guidance_figure(records, real_distance):
+    """What guidance buys, and what it costs."""
+    scales = [record["scale"] for record in records]
+    figure = Figure(figsize=(8.4, 3.2), layout="compressed")
+    left, right = figure.subplots(1, 2)
+    left.plot(scales, [100 * record["accuracy"] for record in records], marker="o")
+    left.set(xlabel="guidance scale", ylabel="digits as asked for (%)")
+    right.plot(scales, [record["distance"] for record in records], marker="o", label="drawn digits")
+    right.axhline(real_distance, color="0.6", linestyle="--", label="other real digits")
+    right.set(xlabel="guidance scale", ylabel="distance to real digits", ylim=(0, None))
+    right.legend(frameon=False)
+    return figure
+
+
+def main(config: Config) -> None:
+    preset = PRESETS[config.dataset, config.quick]
+    config = replace(config, **{name: value for name, value in preset.items() if getattr(config, name) is None})
+    output = config.output or Path("results", "mnist_generate", config.dataset)
+    images, labels, test_images, test_labels = fp.data.mnist() if config.dataset == "mnist" else fp.data.digits()
+    keys = iter(jax.random.split(jax.random.key(config.seed), 7))
+
+    print("the judge, a classifier of real images")
+    judge_steps = config.judge_epochs * (len(images) // config.batch_size)
+    judge = make_judge(images.shape[1:], next(keys))
+    judge, _, judge_seconds = train(config, judge, (images, labels), optax.adamw, 2e-3, judge_steps, next(keys))
+    judge_accuracy = float((judge.predict(test_images, key=next(keys)) == test_labels).mean())
+    print(f"test accuracy {judge_accuracy:.4f}\nthe flow of images")
+    model = make_flow(config, images, next(keys))
+    model, history, seconds = train(
+        config, model, (images, labels), optax.contrib.muon, config.learning_rate, config.steps, next(keys)
+    )
+
+    key_draw, key_bits = jax.random.split(next(keys))
+    real = balanced(images, labels, config.num_samples)
+    other = features(judge, balanced(test_images, test_labels, config.num_samples))
+    real_distance = float(fp.metrics.sliced_wasserstein(other, features(judge, real), key=key_draw))
+    records, drawn = compare_scales(config, model, judge, real, key_draw)
+    results = {
+        "dataset": config.dataset,
+        "judge": {"accuracy": judge_accuracy, "seconds": judge_seconds},
+        "training": {"steps": config.steps, "seconds": seconds},
+        "real_distance": real_distance,
+        "guidance": records,
+        "bits_per_dim": measure_bits(config, model, test_images, test_labels, key_bits),
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "results.json").write_text(json.dumps(results, indent=2))
+    fp.save(output / "flow.flowprop", model.dropout.flow)
+    # Classes are rows; the same noise is a column in the second figure.
+    chosen = drawn[config.guidance].reshape(10, -1, *images.shape[1:])
+    alike = np.stack([drawn[scale].reshape(10, -1, *images.shape[1:])[:, 0] for scale in sorted(drawn)])
+    figures = {
+        "digits": fp.plot.image_grid(chosen[:, :10].reshape(-1, *images.shape[1:]), columns=10),
+        "scales": fp.plot.image_grid(alike.reshape(-1, *images.shape[1:]), columns=10),
+        "guidance": guidance_figure(records, real_distance),
+        "learning_curve": fp.plot.learning_curve(history),
+    }
+    for name, figure in figures.items():
+        fp.plot.save(figure, output / f"{name}.png")
+    best = next(record for record in records if record["scale"] == config.guidance)
+    print(
+        f"\n{config.dataset}: of {config.num_samples} digits drawn with guidance {config.guidance}, "
+        f"{100 * best['accuracy']:.1f} % are what was asked for, says a judge of test accuracy {judge_accuracy:.4f}"
+        f"\n    class by class: {', '.join(f'{100 * accuracy:.0f}' for accuracy in best['class_accuracy'])} %"
+        f"\n    seen of each class: {', '.join(map(str, best['class_counts']))}"
+        f"\n    {seconds:.0f} seconds of training, and {judge_seconds:.0f} of the judge's"
+        f"\nFigures and results.json are in {output}"
+    )
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Config))
