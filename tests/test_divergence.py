@@ -186,6 +186,7 @@ def variances():
 ADAPTIVE = (fp.HutchPlusPlusDivergence, fp.XTraceDivergence)
 
 
+@pytest.mark.xdist_group("variances")
 @pytest.mark.parametrize("num_products", [12, 24])
 def test_at_equal_cost_the_adaptive_ones_have_less_variance(variances, num_products):
     """At most half of Hutchinson's; a ratio of two variances of 400 draws has a relative error of 0.1."""

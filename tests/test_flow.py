@@ -130,7 +130,7 @@ def test_the_loss_trains_a_learnable_schedule_by_its_variance_only(key):
     assert not np.allclose(trained.path.gamma(0.5), schedule.gamma(0.5), atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["fm", "ct"])
+@pytest.mark.parametrize("name", ["fm", pytest.param("ct", marks=pytest.mark.slow)])
 def test_a_trained_density_integrates_to_one(name, key):
     prediction = fp.PreconditionedPrediction(0.7)
     net = fp.nn.MLP(shape=(2,), width=32, depth=2, key=key)

@@ -62,10 +62,10 @@ def closed_form(matrix, z, x):
     return -0.5 * jnp.einsum("ni,ij,nj->n", residual, jnp.linalg.inv(jnp.asarray(COVARIANCE)), residual)
 
 
-@pytest.mark.parametrize("adjoint", ADJOINTS.values(), ids=ADJOINTS)
-def test_first_derivatives(adjoint, x64):
+@pytest.mark.parametrize("name", all_but(["recursive checkpoints", "backsolve"], ADJOINTS))
+def test_first_derivatives(name, x64):
     """In all three at once, relative to the largest, within 1e-6 at tolerances of 1e-8."""
-    ode = integrator(adjoint)
+    ode = integrator(ADJOINTS[name])
     arguments = [jnp.asarray(array) for array in (MATRIX, POINTS, CONDITIONS)]
     _, found = jax.jit(jax.value_and_grad(lambda *arguments: jnp.sum(log_probs(*arguments, ode)), argnums=(0, 1, 2)))(
         *arguments

@@ -13,6 +13,7 @@ import pytest
 import flowprop as fp
 
 
+pytestmark = pytest.mark.xdist_group("estimate")  # one solve serves most of them
 FLOW = exact.exact_flow(exact.GAUSSIAN, *exact.PAIRS["ct sigmoid"]())
 # Entries +1 or -1 would give two values only in two dimensions; these are nearly normal.
 PROBES = fp.HutchinsonDivergence(8, fp.GaussianProbes())
@@ -74,7 +75,7 @@ def test_each_solve_has_its_own_count_and_result(by_probes):
 @pytest.mark.parametrize(
     ("integrator", "span"),
     [
-        (LOOSE, (0.2, 5.0)),
+        pytest.param(LOOSE, (0.2, 5.0), marks=pytest.mark.slow),
         (fp.ODEIntegrator(dfx.Heun(), dt0=0.02), (0.5, 1.2)),
     ],
     ids=["adaptive", "constant"],
@@ -123,6 +124,7 @@ def test_it_tells_of_solves_that_failed():
     assert bool(jnp.all(estimate.result == dfx.RESULTS.max_steps_reached))
 
 
+@pytest.mark.slow
 def test_inside_jit_it_is_silent():
     value = eqx.filter_jit(lambda z: fp.estimate_log_prob(FLOW, z, tolerance=1e-9).value)(points(3))
     np.testing.assert_allclose(value, truth(points(3)), atol=1e-3)

@@ -267,6 +267,7 @@ class TestEndPoints:
             np.testing.assert_array_equal(np.ravel(jax.tree.leaves(found.end_points)), np.zeros(2))
         assert float(jnp.max(jnp.abs(schedules[-1].weights[0]))) > 1e-5
 
+    @pytest.mark.slow
     def test_after_training(self):
         """They have moved, are in order, and have not run away."""
         before = categorical(fp.ELBOObjective())

@@ -122,7 +122,9 @@ def by_adjoint(name):
 
 
 class TestAdjoint:
-    @pytest.mark.parametrize(("name", "tolerance"), [("DirectAdjoint", 1e-4), ("BacksolveAdjoint", 2e-3)])
+    @pytest.mark.parametrize(
+        ("name", "tolerance"), [pytest.param("DirectAdjoint", 1e-4, marks=pytest.mark.slow), ("BacksolveAdjoint", 2e-3)]
+    )
     def test_gradients_agree(self, name, tolerance):
         """Through the solver's operations, kept or recomputed, or by a second ODE, backwards."""
         (wanted, gradient), (found, other) = by_adjoint("RecursiveCheckpointAdjoint"), by_adjoint(name)
@@ -151,6 +153,7 @@ class TestAdjoint:
         wanted = fp.ODEIntegrator(solver=dfx.Euler(), dt0=0.1)
         assert eqx.tree_equal(fp.AdjointClassifier(classifier()).integrator, wanted)
 
+    @pytest.mark.slow
     def test_learns(self):
         learns(*fit(fp.AdjointClassifier(classifier())))
 

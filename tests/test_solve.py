@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import all_but
 
 import flowprop as fp
 
@@ -31,7 +32,7 @@ def over(pairs, quick=exact.PAIRS):
     return pytest.mark.parametrize("pair", [pytest.param(pair, marks=marks(pair)) for pair in pairs])
 
 
-each_pair = over(exact.PAIRS)
+each_pair = over(exact.PAIRS, ["fm", "ct cosine", "ct narrow", "ct preconditioned", "df", "condot target"])
 # A start that is not quite noise, an end that is not quite data, a span that ends early.
 each_kind = over(exact.PAIRS, ["fm", "ct narrow", "condot target"])
 each_constructor = over(
@@ -83,6 +84,7 @@ def test_ode_and_sde_reproduce_the_moments_of_the_data(pair, data, key):
         assert_moments(samples, getattr(exact, data).mean, covariance, slack=0.03 + wrong_start)
 
 
+@pytest.mark.slow
 def test_the_reverse_drift_alone_would_shrink_the_data(key):
     """What earlier implementations integrate: N(0, 1) comes out with deviation alpha(0)/alpha(1)."""
     path = fp.VPPath(fp.LinearNoiseSchedule())
@@ -125,7 +127,7 @@ def test_log_prob_is_the_exact_pushforward(pair, key):
         np.testing.assert_allclose(value, wanted, atol=1e-3)
 
 
-@pytest.mark.parametrize("pair", ["fm", "ct sigmoid"])
+@over(["fm", "ct sigmoid"], ["fm"])
 def test_hutchinson_log_prob_is_unbiased(pair, key):
     flow = exact.exact_flow(exact.GAUSSIAN, *exact.PAIRS[pair]())
     z = exact.GAUSSIAN.mean[None] + jnp.ones((1, 2))
@@ -173,7 +175,9 @@ ORDERS = [
 ]
 
 
-@pytest.mark.parametrize(("solver", "order", "pair", "num_steps"), ORDERS)
+@pytest.mark.parametrize(
+    ("solver", "order", "pair", "num_steps"), all_but([case for case in ORDERS if case[2] == "fm"], ORDERS)
+)
 def test_solvers_show_their_order(solver, order, pair, num_steps, key, x64):
     flow = exact.exact_flow(exact.MIXTURE, *exact.PAIRS[pair]())
     z = jax.random.normal(key, (2,))
@@ -280,6 +284,7 @@ def test_conditions_reach_each_example_of_a_batch(key):
     np.testing.assert_allclose(fp.log_prob(flow, moved, {"shift": shift}), wanted, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_gradients_of_log_prob_are_the_score_of_the_pushforward(key, x64):
     flow = exact.exact_flow(exact.GAUSSIAN, *exact.PAIRS["ct sigmoid"]())
     z = exact.GAUSSIAN.mean[None] + jax.random.normal(key, (5, 2))
