@@ -55,7 +55,7 @@ class Config:
     """For each scale, as many of each class."""
     solver_steps: int = 15
     """Of Heun's method, for each sample."""
-    bits_images: int = 200
+    bits_images: int = 100
     """How many test images are measured in bits per dimension."""
     seed: int = 0
     output: Path | None = None
@@ -63,7 +63,7 @@ class Config:
 
 
 PRESETS: dict[tuple[str, bool], dict[str, int]] = {
-    ("mnist", True): {"patch_size": 4, "width": 64, "depth": 8, "steps": 2_000, "judge_epochs": 3},
+    ("mnist", True): {"patch_size": 4, "width": 64, "depth": 8, "steps": 1_500, "judge_epochs": 3},
     ("mnist", False): {"patch_size": 4, "width": 128, "depth": 12, "steps": 12_000, "judge_epochs": 8},
     ("digits", True): {"patch_size": 2, "width": 32, "depth": 4, "steps": 1_500, "judge_epochs": 40},
     ("digits", False): {"patch_size": 2, "width": 64, "depth": 8, "steps": 6_000, "judge_epochs": 80},

@@ -62,7 +62,7 @@ def closed_form(matrix, z, x):
     return -0.5 * jnp.einsum("ni,ij,nj->n", residual, jnp.linalg.inv(jnp.asarray(COVARIANCE)), residual)
 
 
-@pytest.mark.parametrize("name", all_but(["recursive checkpoints", "backsolve"], ADJOINTS))
+@pytest.mark.parametrize("name", all_but(["recursive checkpoints"], ADJOINTS))
 def test_first_derivatives(name, x64):
     """In all three at once, relative to the largest, within 1e-6 at tolerances of 1e-8."""
     ode = integrator(ADJOINTS[name])
