@@ -2,8 +2,9 @@
 
 Rows: back-propagation through T blocks, NoProp-DT, the adjoint method, NoProp-CT, NoProp-FM, and, because it is the
 question that the table leaves open, an ordinary classifier with the same encoder. Columns: labels as one-hot vectors,
-as learned vectors of dimension 20, and as learned prototypes that are images. Every run is kept in a file of its own
-the moment it is done: stop when you like, and the same command goes on from there.
+as learned vectors of dimension 20, and as learned prototypes that are images. (`--methods df` is another row, which the
+paper has not: noise prediction.) Every run is kept in a file of its own the moment it is done: stop when you like, and
+the same command goes on from there.
 
     FLOWPROP_DATA=path/to/mnist python examples/noprop_table.py                  # downloads without FLOWPROP_DATA
     python examples/noprop_table.py --dataset digits --epochs 20                 # nothing to download
@@ -34,7 +35,7 @@ import tyro
 import flowprop as fp
 
 
-Method = Literal["backprop", "dt", "adjoint", "ct", "fm", "ordinary"]
+Method = Literal["backprop", "dt", "adjoint", "ct", "fm", "df", "ordinary"]
 EmbeddingName = Literal["one-hot", "dim-20", "prototype"]
 
 
@@ -110,6 +111,7 @@ NAMES = {
     "adjoint": "adjoint",
     "ct": "NoProp-CT",
     "fm": "NoProp-FM",
+    "df": "NoProp-DF",
 }
 
 
@@ -189,7 +191,7 @@ def make_model(config: Config, method: Method, name: EmbeddingName, data, key):
     embedding = make_embedding(name, images, labels, num_classes, key_embedding)
     points, logits = embedding.matrix.shape[1:], (num_classes,)
     paper = config.objective == "paper"
-    readout = fp.LinearReadout(points, num_classes, key=key_rest) if paper else None
+    readout = fp.LinearReadout(points, num_classes, key=key_rest) if paper or method == "df" else None
 
     if method in ("dt", "backprop"):
         if config.share_encoder:
@@ -216,6 +218,11 @@ def make_model(config: Config, method: Method, name: EmbeddingName, data, key):
         head = make_head(config, embedding, logits, key_head)
         flow = fp.Flow(head, fp.CondOTPath(), fp.CategoricalPrediction(), shape=points)
         objective = None
+    elif method == "df":
+        head = make_head(config, embedding, points, key_head)
+        flow = fp.df_flow(head, shape=points, schedule=fp.CosineNoiseSchedule())
+        # The noise's error alone says little where nearly all is noise: the class read off the target says it.
+        objective = fp.FlowMatchingObjective()
     else:
         head = make_head(config, embedding, logits, key_head)
         schedule = (

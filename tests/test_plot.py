@@ -101,6 +101,12 @@ class TestDensity:
     def test_a_density_that_is_nowhere_finite_is_still_drawn(self, value, tmp_path):
         plot.save(plot.density_2d(np.full(25, value), BOUNDS, resolution=5), tmp_path / "density.png")
 
+    def test_a_density_of_zero_is_not_missing(self):
+        values = np.array([0.0, -np.inf, np.nan, -3.0])
+        shown = plot.density_2d(values, BOUNDS, resolution=2, nats_below_peak=8).images[0].get_array()
+        np.testing.assert_array_equal(shown.mask.ravel(), [False, False, True, False])
+        np.testing.assert_array_equal(shown.ravel()[[0, 1, 3]], [0.0, -8.0, -3.0])
+
     def test_wrong_values_are_named(self):
         with pytest.raises(ValueError, match=r"`log_prob\(points\)` has shape \(25, 2\) where \(25,\) is needed"):
             plot.density_2d(lambda z: z, BOUNDS, resolution=5)

@@ -75,7 +75,9 @@ def draw_density(
     if nats_below_peak is None:
         shown, low, high = np.exp(values), 0.0, float(np.exp(peak))
     else:
-        shown, low, high = values, peak - nats_below_peak, peak
+        low, high = peak - nats_below_peak, peak
+        # A density of 0 lies at the end of the scale; what is no number stays missing.
+        shown = np.maximum(values, low)
     return ax.imshow(
         shown,
         extent=(*bounds[0], *bounds[1]),
