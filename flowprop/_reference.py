@@ -5,13 +5,16 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from ._batch import example_keys
 from ._classifier import Classifier, check_labelled
 from ._discrete import NoPropDT
-from ._solve import AbstractIntegrator, label_integrator, transport
-from ._types import Inputs, Labels, PRNGKey, Scalar, checked
+from ._embedding import Embedding
+from ._flow import Flow
+from ._objective import condition_of
+from ._solve import ODEIntegrator, arrive, label_integrator
+from ._types import Inputs, Labels, Points, PRNGKey, Scalar, Time, checked
 
 
 @checked
@@ -62,7 +65,9 @@ class AdjointClassifier(eqx.Module):
     """A flow of labels trained as a neural ODE, through its solve (Chen et al. 2018).
 
     Its loss is `-log p_out(y | z_1)`, with `z_1` the end of the flow from noise. The gradient is by
-    the integrator's adjoint: `diffrax.BacksolveAdjoint()` is the adjoint method.
+    the integrator's adjoint: `diffrax.BacksolveAdjoint()` is the adjoint method. A batch is solved as
+    one ODE, whose adaptive steps its examples share, so that the adjoint carries the parameters'
+    gradient once and not for each example.
 
     **Arguments:**
 
@@ -71,10 +76,10 @@ class AdjointClassifier(eqx.Module):
     """
 
     classifier: Classifier
-    integrator: AbstractIntegrator
+    integrator: ODEIntegrator
 
     @checked
-    def __init__(self, classifier: Classifier, integrator: AbstractIntegrator | None = None) -> None:
+    def __init__(self, classifier: Classifier, integrator: ODEIntegrator | None = None) -> None:
         self.classifier = classifier
         self.integrator = label_integrator() if integrator is None else integrator
 
@@ -93,13 +98,16 @@ class AdjointClassifier(eqx.Module):
         classifier = self.classifier
         inputs, labels = check_labelled(inputs, labels, classifier.embedding, key)
 
-        def error(example: Array, label: Array, key: PRNGKey) -> Scalar:
-            key_noise, key_path = jax.random.split(key)
-            z0, condition = classifier.flow.draw_noise(key=key_noise), classifier.condition(example)
-            end = transport(classifier.flow, z0, condition, self.integrator, key_path)
-            return -classifier.readout(end, classifier.embedding.matrix)[label]
+        flow, embedding = classifier.flow, classifier.embedding
+        z0 = jax.vmap(lambda key: flow.draw_noise(key=key))(example_keys(key, labels.shape[0]))
+        features = jax.vmap(classifier.encoder)(inputs)
+        ends = self.integrator.end_point(_Velocities(flow, embedding), z0, features, *flow.span)
 
-        return jnp.mean(jax.vmap(error)(inputs, labels, example_keys(key, labels.shape[0])))
+        def error(end: Array, features: PyTree, label: Array) -> Scalar:
+            end = arrive(flow, end, condition_of(flow, features, embedding))
+            return -classifier.readout(end, embedding.matrix)[label]
+
+        return jnp.mean(jax.vmap(error)(ends, features, labels))
 
     def predict_proba(self, inputs: Inputs, **options: Any) -> Float[Array, "batch classes"]:
         """Class probabilities. Arguments as of [`flowprop.Classifier`][]; by default the integrator of training."""
@@ -108,3 +116,16 @@ class AdjointClassifier(eqx.Module):
     def predict(self, inputs: Inputs, **options: Any) -> Int[Array, " batch"]:
         """The most probable classes. Arguments as of `predict_proba`."""
         return self.classifier.predict(inputs, **{"integrator": self.integrator} | options)
+
+
+class _Velocities(eqx.Module):
+    """The velocities of a batch."""
+
+    flow: Flow
+    embedding: Embedding
+
+    def __call__(self, t: Time, z: Points, features: PyTree) -> Points:
+        def velocity(z: Array, features: PyTree) -> Array:
+            return self.flow.estimate(t, z, condition_of(self.flow, features, self.embedding)).velocity
+
+        return jax.vmap(velocity)(z, features)

@@ -140,7 +140,7 @@ class TestAdjoint:
         inputs, labels = blobs(0, 6)
         flow = classifier().flow
         velocity = jax.jit(lambda t, z: jax.vmap(lambda z, x: flow.velocity(t, z, (x, jnp.eye(3))))(z, inputs))
-        z = jax.vmap(lambda key: jax.random.normal(jax.random.split(key)[0], (3,)))(example_keys())
+        z = jax.vmap(lambda key: jax.random.normal(key, (3,)))(example_keys())
         times = np.linspace(0, 1, 101, dtype=np.float32)
         for start, end in itertools.pairwise(map(jnp.asarray, times)):
             first = velocity(start, z)
@@ -148,6 +148,16 @@ class TestAdjoint:
         ends = jax.vmap(fp.RadialReadout(), in_axes=(0, None))(z / PATH.alpha(1.0), jnp.eye(3))
         wanted = -np.mean(np.asarray(ends)[np.arange(6), labels])
         assert float(by_adjoint("RecursiveCheckpointAdjoint")[0]) == pytest.approx(wanted, rel=1e-4)
+
+    def test_carries_one_gradient_for_a_batch(self):
+        """The adjoint's memory is not the number of examples times that of the parameters."""
+        network = fp.nn.MLP(shape=(3,), condition_size=2, width=256, depth=2, key=KEY)
+        flow = fp.Classifier(flow=fp.fm_flow(network, shape=(3,)), embedding=fp.one_hot_embedding(3))
+        model = fp.AdjointClassifier(flow, fp.ODEIntegrator(dfx.Euler(), dt0=0.5, adjoint=dfx.BacksolveAdjoint()))
+        gradient = eqx.filter_jit(eqx.filter_grad(lambda model, *batch: model.loss(*batch, key=KEY)))
+        memory = gradient.lower(model, *blobs(0, 64)).compile().compiled.memory_analysis().temp_size_in_bytes
+        parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(eqx.filter(network, eqx.is_inexact_array)))
+        assert memory < 10 * parameters
 
     def test_takes_ten_steps_of_euler_by_default(self):
         wanted = fp.ODEIntegrator(solver=dfx.Euler(), dt0=0.1)

@@ -71,10 +71,14 @@ def _solve(integrator: AbstractIntegrator, *args: PyTree) -> dfx.Solution:
 
 
 def transport(flow: Flow, z: Point, x: PyTree, integrator: AbstractIntegrator, key: PRNGKey | None) -> Point:
-    """One example from noise to data, in data coordinates.
+    """One example from noise to data, in data coordinates."""
+    return arrive(flow, end_state(integrator.integrate(flow, z, x, *flow.span, dfx.SaveAt(t1=True), key)), x)
+
+
+def arrive(flow: Flow, z: Point, x: PyTree) -> Point:
+    """The data at the end of a flow's path.
 
     Where the flow's span ends before 1, one evaluation of the target makes the last stretch.
     """
-    start, end = flow.span
-    z = end_state(integrator.integrate(flow, z, x, start, end, dfx.SaveAt(t1=True), key))
+    end = flow.span[1]
     return flow.estimate(end, z, x).target if end < 1 else z / flow.path.alpha(end)
