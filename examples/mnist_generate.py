@@ -6,7 +6,7 @@ on real images judges what comes out under several scales of guidance: whether a
 and, in the classifier's features, how far the drawn digits are from real ones: guidance pays for clarity with variety.
 
     FLOWPROP_DATA=path/to/mnist python examples/mnist_generate.py --quick    # downloads without FLOWPROP_DATA
-    python examples/mnist_generate.py                                        # takes an hour or two
+    python examples/mnist_generate.py                                        # half an hour or more
     python examples/mnist_generate.py --dataset digits --quick               # nothing to download
 """
 
@@ -64,7 +64,7 @@ class Config:
 
 PRESETS: dict[tuple[str, bool], dict[str, int]] = {
     ("mnist", True): {"patch_size": 4, "width": 64, "depth": 8, "steps": 1_500, "judge_epochs": 3},
-    ("mnist", False): {"patch_size": 4, "width": 128, "depth": 12, "steps": 12_000, "judge_epochs": 8},
+    ("mnist", False): {"patch_size": 4, "width": 64, "depth": 8, "steps": 6_000, "judge_epochs": 8},
     ("digits", True): {"patch_size": 2, "width": 32, "depth": 4, "steps": 1_500, "judge_epochs": 40},
     ("digits", False): {"patch_size": 2, "width": 64, "depth": 8, "steps": 6_000, "judge_epochs": 80},
 }

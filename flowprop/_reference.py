@@ -14,7 +14,7 @@ from ._embedding import Embedding
 from ._flow import Flow
 from ._objective import condition_of
 from ._solve import ODEIntegrator, arrive, label_integrator
-from ._types import Inputs, Labels, Points, PRNGKey, Scalar, Time, checked
+from ._types import Inputs, Labels, Point, PRNGKey, Scalar, Time, checked
 
 
 @checked
@@ -124,8 +124,8 @@ class _Velocities(eqx.Module):
     flow: Flow
     embedding: Embedding
 
-    def __call__(self, t: Time, z: Points, features: PyTree) -> Points:
-        def velocity(z: Array, features: PyTree) -> Array:
+    def __call__(self, t: Time, z: Array, features: PyTree) -> Array:
+        def velocity(z: Point, features: PyTree) -> Point:
             return self.flow.estimate(t, z, condition_of(self.flow, features, self.embedding)).velocity
 
         return jax.vmap(velocity)(z, features)
