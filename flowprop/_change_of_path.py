@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ._flow import Flow
 from ._path import AbstractPath, CondOTPath, Estimate, derivative
-from ._prediction import AbstractPointPrediction
+from ._prediction import AbstractPrediction
 from ._types import Point, Scalar, Time, Times, checked
 
 
@@ -42,7 +42,7 @@ def change_path(flow: Flow, path: AbstractPath) -> Flow:
             f"`path` has no log-SNR in common with the flow's, from {float(ends[0]):.3g} to {float(ends[1]):.3g}: "
             "give a path that passes through some of them"
         )
-    prediction = _BothPrediction((start, end))
+    prediction = _BothPrediction((start, end), flow.prediction)
     return Flow(_OtherPath(flow, path), path, prediction, shape=flow.shape, source=flow.source, coupling=flow.coupling)
 
 
@@ -62,10 +62,15 @@ class _OtherPath(eqx.Module):
         return jnp.stack([estimate.target, estimate.noise])
 
 
-class _BothPrediction(AbstractPointPrediction):
-    """The network returns target and noise, one above the other."""
+class _BothPrediction(AbstractPrediction):
+    """The network, a flow itself, returns target and noise, one above the other."""
 
     times: tuple[float, float] = eqx.field(static=True)
+    old: AbstractPrediction
+
+    @property
+    def takes_embeddings(self) -> bool:
+        return self.old.takes_embeddings
 
     def span(self, path: AbstractPath) -> tuple[float, float]:
         return self.times
@@ -79,6 +84,9 @@ class _BothPrediction(AbstractPointPrediction):
 
     def scale(self, path: AbstractPath, t: Times) -> Float[Array, "*times"]:
         return jnp.ones_like(path.alpha(t))
+
+    def network_condition(self, condition: PyTree) -> PyTree:
+        return condition
 
     def output_shape(self, shape: tuple[int, ...], condition: PyTree) -> tuple[int, ...]:
         return (2, *shape)

@@ -9,7 +9,6 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from ._flow import Flow, Network, check_condition
 from ._frozen import Frozen
-from ._prediction import CategoricalPrediction
 from ._types import Point, Points, PRNGKey, Real, Scalar, Time, check_key, check_shape, checked
 
 
@@ -42,9 +41,9 @@ class ConditionDropout(eqx.Module):
     def __init__(self, flow: Flow, null: PyTree, rate: Real = 0.1) -> None:
         if not 0 <= rate <= 1:
             raise ValueError(f"`rate` is {rate}: give a probability in [0, 1]")
-        if isinstance(flow.prediction, CategoricalPrediction):
+        if flow.prediction.takes_embeddings:
             raise ValueError(
-                "`flow` has a CategoricalPrediction, whose condition `(features, W)` holds the embeddings: "
+                "`flow` has a categorical prediction, whose condition `(features, W)` holds the embeddings: "
                 "drop the features where they are made, in the encoder"
             )
         self.flow = flow

@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Int, PyTree
 from ._embedding import Embedding
 from ._flow import Flow
 from ._frozen import trainable
-from ._prediction import CategoricalPrediction
 from ._readout import AbstractReadout
 from ._types import Point, PRNGKey, Real, Scalar, Time, checked
 
@@ -155,7 +154,9 @@ def choose_objective(
     shape = embedding.matrix.shape[1:]
     if shape != flow.shape:
         raise ValueError(f"`flow` has shape {flow.shape} where `embedding` has points of {shape}: make them equal")
-    categorical = isinstance(flow.prediction, CategoricalPrediction)
+    classes = embedding.matrix.shape[:1]
+    takes_embeddings = flow.prediction.takes_embeddings
+    categorical = takes_embeddings and flow.prediction.output_shape(shape, (None, embedding.matrix)) == classes
     if objective is None:
         objective = CrossEntropyObjective() if categorical else RegressionObjective()
     if isinstance(objective, CrossEntropyObjective) and not categorical:
@@ -174,7 +175,7 @@ def choose_objective(
 
 def condition_of(flow: Flow, features: PyTree, embedding: Embedding) -> PyTree:
     """What a flow of labels is given: the features, with the embeddings if its prediction needs them."""
-    return (features, embedding.matrix) if isinstance(flow.prediction, CategoricalPrediction) else features
+    return (features, embedding.matrix) if flow.prediction.takes_embeddings else features
 
 
 def label_terms(

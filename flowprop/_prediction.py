@@ -23,6 +23,11 @@ def _square(difference: Point) -> Scalar:
 class AbstractPrediction(eqx.Module):
     """The meaning of a network's output at time `t` and place `z` of a path."""
 
+    @property
+    @abc.abstractmethod
+    def takes_embeddings(self) -> bool:
+        """Whether a condition is `(features, W)`: with the class embeddings, which the network does not see."""
+
     @abc.abstractmethod
     def span(self, path: AbstractPath) -> tuple[float, float]:
         """The times over which target, noise and velocity are all finite and exact."""
@@ -50,6 +55,10 @@ class AbstractPrediction(eqx.Module):
 
 class AbstractPointPrediction(AbstractPrediction):
     """A prediction whose network sees the whole condition and returns the shape of `z`."""
+
+    @property
+    def takes_embeddings(self) -> bool:
+        return False
 
     def network_condition(self, condition: PyTree) -> PyTree:
         return condition
@@ -160,6 +169,10 @@ class CategoricalPrediction(AbstractPrediction):
     become two.
     """
 
+    @property
+    def takes_embeddings(self) -> bool:
+        return True
+
     def span(self, path: AbstractPath) -> tuple[float, float]:
         return path.target_span
 
@@ -205,6 +218,10 @@ class EarlyStopPrediction(AbstractPrediction):
     def __check_init__(self) -> None:
         if not 0 < self.end < 1:
             raise ValueError(f"`end` is {self.end}: give a time in (0, 1), close to 1 where the data are")
+
+    @property
+    def takes_embeddings(self) -> bool:
+        return self.prediction.takes_embeddings
 
     def span(self, path: AbstractPath) -> tuple[float, float]:
         start, end = self.prediction.span(path)

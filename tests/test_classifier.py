@@ -1,5 +1,6 @@
 """Classifiers learn, and their readout sees the end of the flow alone."""
 
+import dataclasses
 import functools
 
 import closed_forms as exact
@@ -84,6 +85,23 @@ class TestPredict:
 
     def test_no_inputs(self):
         assert trained("FM")[0].predict(np.zeros((0, 2), np.float32), key=KEY).shape == (0,)
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            lambda flow: dataclasses.replace(flow, prediction=fp.EarlyStopPrediction(flow.prediction, 0.9)),
+            lambda flow: fp.change_path(flow, fp.CondOTPath()),
+        ],
+        ids=["early stop", "other path"],
+    )
+    def test_a_trained_categorical_flow_may_be_solved_otherwise(self, other):
+        classifier = trained("categorical, VP")[0]
+        inputs, labels = blobs(1)
+        flow = other(classifier.flow)
+        found = eqx.tree_at(lambda c: c.flow, classifier, flow).predict(inputs, key=KEY)
+        # As accurate as before.
+        assert np.mean(np.asarray(found) == labels) > 0.95
+        assert flow.prediction.takes_embeddings
 
     def test_follows_the_key(self):
         inputs, still = blobs(1)[0], motionless(trained("FM")[0])
@@ -256,6 +274,14 @@ class TestConstruction:
     def test_an_embedding_of_another_shape_is_refused(self):
         with pytest.raises(ValueError, match=r"`flow` has shape \(3,\) where `embedding` has points of \(4,\)"):
             fp.Classifier(flow=fp.fm_flow(Constant(jnp.zeros(3)), shape=(3,)), embedding=fp.one_hot_embedding(4))
+
+    def test_the_objective_looks_through_an_early_stop(self):
+        flow = untrained("categorical, VP").flow
+        early = dataclasses.replace(flow, prediction=fp.EarlyStopPrediction(flow.prediction))
+        changed = fp.change_path(flow, fp.CondOTPath())
+        for flow, wanted in ((early, fp.CrossEntropyObjective), (changed, fp.RegressionObjective)):
+            found = fp.Classifier(flow=flow, embedding=fp.one_hot_embedding(3)).objective
+            assert isinstance(found, wanted)
 
     def test_cross_entropy_of_what_are_no_logits_is_refused(self):
         with pytest.raises(ValueError, match="`objective` is the cross-entropy"):

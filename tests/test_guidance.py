@@ -162,7 +162,7 @@ class TestConditionDropout:
         categorical = fp.Flow(lambda t, z, x: x, fp.CondOTPath(), fp.CategoricalPrediction(), shape=(3,))
         with pytest.raises(ValueError, match=r"`rate` is 1\.5: give a probability"):
             fp.ConditionDropout(AFFINE, 0.0, 1.5)
-        with pytest.raises(ValueError, match="`flow` has a CategoricalPrediction"):
+        with pytest.raises(ValueError, match="`flow` has a categorical prediction"):
             fp.ConditionDropout(categorical, jnp.zeros(3))
         with pytest.raises(ValueError, match=r"`null` has shape \(4, 1\) where \(1,\) is needed"):
             fp.ConditionDropout(AFFINE, jnp.zeros((4, 1))).loss(jnp.zeros((4, 1)), jnp.zeros((4, 1)), key=key)
