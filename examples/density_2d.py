@@ -21,7 +21,7 @@ Every run is kept in a file of its own the moment it is done: stop when you like
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
+from kept_runs import KeptRuns
 
 import flowprop as fp
 
@@ -310,35 +311,21 @@ def print_likelihood(rows_of):
 PRINT = {"transport": print_transport, "condition": print_condition, "likelihood": print_likelihood}
 
 
-def as_json(config: Config) -> dict:
-    return json.loads(json.dumps(asdict(config), default=str))
-
-
-def differences(config: Config, made_with: dict) -> list[str]:
-    """Settings, beside those that say which runs to make, in which a kept run differs from this command."""
-    own = as_json(config)
-    return [name for name in own.keys() - {"parts", "seed", "num_seeds", "output"} if own[name] != made_with[name]]
-
-
 def main(config: Config) -> None:
-    (config.output / "runs").mkdir(parents=True, exist_ok=True)
+    kept = KeptRuns(config.output, config, {"parts", "seed", "num_seeds", "output"})
     seeds = range(config.seed, config.seed + config.num_seeds)
     runs = [(seed, part, *run) for seed in seeds for part in config.parts for run in RUNS[part]]
     records = []
     for number, (seed, part, task, coupling) in enumerate(runs, 1):
         name = "-".join(["".join(c for c in word if c.isalnum()) for word in (part, task, coupling)])
-        path = config.output / "runs" / f"{name}-{seed}.json"
-        if path.exists() and (changed := differences(config, json.loads(path.read_text())["config"])):
-            raise SystemExit(f"{path} was made with other settings ({', '.join(changed)}): choose another --output")
-        if not path.exists():
-            print(f"run {number} of {len(runs)}: {part}, {task}, {coupling}, seed {seed}", flush=True)
-            figure = config.output / f"{name}.png" if seed == config.seed else None
+        title = f"run {number} of {len(runs)}: {part}, {task}, {coupling}, seed {seed}"
+        figure = config.output / f"{name}.png" if seed == config.seed else None
+
+        def measure(seed=seed, part=part, task=task, coupling=coupling, figure=figure):
             measured = MEASURE[part](config, task, coupling, jax.random.key(seed), figure)
-            record = {"part": part, "task": task, "coupling": coupling, "seed": seed, **measured}
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps({**record, "config": as_json(config)}, indent=1))
-            partial.replace(path)
-        records.append(json.loads(path.read_text()))
+            return {"part": part, "task": task, "coupling": coupling, "seed": seed, **measured}
+
+        records.append(kept.record(f"{name}-{seed}", title, measure))
     for part in config.parts:
 
         def rows_of(task, coupling, part=part):

@@ -17,20 +17,22 @@ before the class is read off it (chance, unless the readout sees more than it sh
 of the network, before the label has flowed anywhere.
 """
 
+import functools
 import json
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import diffrax as dfx
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
+from kept_runs import KeptRuns
+from noprop_models import OrdinaryClassifier, label_parts, make_model
 
 import flowprop as fp
 
@@ -115,24 +117,6 @@ NAMES = {
 }
 
 
-class OrdinaryClassifier(eqx.Module):
-    """The same encoder and head, asked for the class at once: no label goes in."""
-
-    encoder: eqx.Module
-    network: fp.nn.FuseNetwork
-
-    def logits(self, image):
-        return self.network(0.0, jnp.zeros(self.network.shape), self.encoder(image))
-
-    def loss(self, images, labels, *, key):
-        logits = jax.vmap(self.logits)(images)
-        return optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-    @eqx.filter_jit
-    def predict(self, images, *, key):
-        return jax.lax.map(lambda image: self.logits(image).argmax(), images, batch_size=500)
-
-
 # The data
 
 
@@ -150,102 +134,6 @@ def augmentation(config: Config):
     if config.dataset.startswith("cifar"):
         return fp.data.Augmentation(fp.data.RandomCrop(4), fp.data.RandomFlip())
     return fp.data.RandomAffine(degrees=10.0, scale=(0.9, 1.1), translate=2.0)
-
-
-# The models: a method's networks around an embedding
-
-
-def make_encoder(config: Config, shape, key):
-    channels = config.channels
-    if config.encoder == "conv":
-        return fp.nn.ConvEncoder(shape, config.features, channels=channels, key=key)
-    if config.encoder == "mixer":
-        return fp.nn.MixerEncoder(shape, config.features, width=channels[0], key=key)
-    return getattr(fp.nn, config.encoder)(shape, config.features, width=channels[0], key=key)
-
-
-def make_block_encoder(config: Config, shape, key):
-    if config.encoder == "conv":
-        return fp.nn.ConvEncoder(shape, config.features, channels=config.block_channels, stride=2, pool=None, key=key)
-    return make_encoder(config, shape, key)
-
-
-def make_head(config: Config, embedding, out_shape, key):
-    key_label, key_fuse = jax.random.split(key)
-    label_encoder = fp.nn.LabelEncoder(embedding.matrix.shape[1:], 64, depth=1, key=key_label)
-    return fp.nn.FuseNetwork(label_encoder, config.features, out_shape, width=256, depth=2, key=key_fuse)
-
-
-def make_embedding(name: EmbeddingName, images, labels, num_classes, key):
-    if name == "one-hot":
-        return fp.one_hot_embedding(num_classes)
-    if name == "dim-20":
-        return fp.orthogonal_embedding(num_classes, 20, key=key)
-    return fp.prototype_embedding(images, labels)
-
-
-def make_model(config: Config, method: Method, name: EmbeddingName, data, key):
-    images, labels = data
-    num_classes = int(labels.max()) + 1
-    key_embedding, key_encoder, key_head, key_rest = jax.random.split(key, 4)
-    embedding = make_embedding(name, images, labels, num_classes, key_embedding)
-    points, logits = embedding.matrix.shape[1:], (num_classes,)
-    paper = config.objective == "paper"
-    readout = fp.LinearReadout(points, num_classes, key=key_rest) if paper or method == "df" else None
-
-    if method in ("dt", "backprop"):
-        if config.share_encoder:
-            encoder = make_encoder(config, images.shape[1:], key_encoder)
-        else:
-            keys = jax.random.split(key_encoder, config.num_blocks)
-            encoder = [make_block_encoder(config, images.shape[1:], k) for k in keys]
-        blocks = fp.NoPropDT(
-            [make_head(config, embedding, logits, k) for k in jax.random.split(key_head, config.num_blocks)],
-            embedding=embedding,
-            encoder=encoder,
-            readout=readout,
-            objective=fp.ELBOObjective(eta=0.1) if paper else None,
-        )
-        return fp.BackpropClassifier(blocks) if method == "backprop" else blocks
-
-    encoder = make_encoder(config, images.shape[1:], key_encoder)
-    if method == "ordinary":
-        return OrdinaryClassifier(encoder, make_head(config, fp.one_hot_embedding(num_classes), logits, key_head))
-    if method == "adjoint" or (method == "fm" and paper):
-        flow = fp.fm_flow(make_head(config, embedding, points, key_head), shape=points)
-        objective = fp.FlowMatchingObjective() if paper else None
-    elif method == "fm":
-        head = make_head(config, embedding, logits, key_head)
-        flow = fp.Flow(head, fp.CondOTPath(), fp.CategoricalPrediction(), shape=points)
-        objective = None
-    elif method == "df":
-        head = make_head(config, embedding, points, key_head)
-        flow = fp.df_flow(head, shape=points, schedule=fp.CosineNoiseSchedule())
-        # The noise's error alone says little where nearly all is noise: the class read off the target says it.
-        objective = fp.FlowMatchingObjective()
-    else:
-        head = make_head(config, embedding, logits, key_head)
-        schedule = (
-            fp.LearnableNoiseSchedule(trainable_ends=True, key=key_rest) if paper else fp.SigmoidNoiseSchedule(10.0)
-        )
-        flow = fp.ct_flow(head, shape=points, schedule=schedule, prediction=fp.CategoricalPrediction())
-        objective = fp.ELBOObjective(eta=1.0) if paper else None
-    classifier = fp.Classifier(
-        encoder=encoder,
-        flow=flow,
-        embedding=embedding,
-        readout=None if method == "adjoint" else readout,
-        objective=objective,
-    )
-    if method == "adjoint":
-        return fp.AdjointClassifier(classifier, fp.ODEIntegrator(dfx.Euler(), dt0=0.05, adjoint=dfx.BacksolveAdjoint()))
-    return classifier
-
-
-def parts(model):
-    """What all kinds of NoProp model are made of: embedding, readout."""
-    inner = getattr(model, "blocks", getattr(model, "classifier", model))
-    return inner.embedding, inner.readout
 
 
 # Training and measuring
@@ -300,7 +188,7 @@ def training_memory(model, training, batch_size):
 @eqx.filter_jit
 def noise_accuracy(model, labels, key):
     """The accuracy when the class is read off noise instead of the flow's end."""
-    embedding, readout = parts(model)
+    embedding, readout = label_parts(model)
     noise = jax.random.normal(key, (len(labels), *embedding.matrix.shape[1:]))
     read = jax.lax.map(lambda z: readout(z, embedding.matrix).argmax(), noise, batch_size=500)
     return (read == labels).mean()
@@ -309,7 +197,7 @@ def noise_accuracy(model, labels, key):
 @eqx.filter_jit
 def one_evaluation_accuracy(model, images, labels, key):
     """The accuracy of the target as the network first estimates it, from noise and the image alone."""
-    embedding, readout = parts(model)
+    embedding, readout = label_parts(model)
     inner = getattr(model, "blocks", getattr(model, "classifier", model))
     first = inner.block(0) if isinstance(inner, fp.NoPropDT) else inner
 
@@ -348,10 +236,9 @@ def measure(config: Config, method: Method, name: EmbeddingName, seed: int, data
         "seconds": curve[-1][0],
         "memory": training_memory(model, training, config.batch_size),
         "device": str(jax.devices()[0].device_kind),
-        "config": as_json(config),
     }
     if method != "ordinary":
-        embedding, _ = parts(model)
+        embedding, _ = label_parts(model)
         diagnostics = fp.embedding_diagnostics(embedding)
         record |= {
             "noise_accuracy": float(noise_accuracy(model, labels, key_test)),
@@ -369,20 +256,6 @@ def measure(config: Config, method: Method, name: EmbeddingName, seed: int, data
 
 
 # The table
-
-
-def as_json(config: Config) -> dict:
-    return json.loads(json.dumps(asdict(config), default=str))
-
-
-def differences(config: Config, made_with: dict) -> list[str]:
-    """Settings, beside those that say which runs to make, in which a kept run differs from this command."""
-    own = as_json(config)
-    return [
-        name
-        for name in own.keys() - {"methods", "embeddings", "seed", "num_seeds", "output"}
-        if own[name] != made_with[name]
-    ]
 
 
 def summary(records):
@@ -442,7 +315,7 @@ def draw_curves(config: Config, records, output):
 
 def main(config: Config) -> None:
     output = config.output or Path("results", "noprop_table", config.dataset)
-    (output / "runs").mkdir(parents=True, exist_ok=True)
+    kept = KeptRuns(output, config, {"methods", "embeddings", "seed", "num_seeds", "output"})
     data = load(config)
     # Column by column, seed by seed: the table can be looked at early.
     runs = [
@@ -454,16 +327,9 @@ def main(config: Config) -> None:
     ]
     records = []
     for number, (method, name, seed) in enumerate(runs, 1):
-        path = output / "runs" / f"{method}-{name}-{seed}.json"
-        if path.exists() and (changed := differences(config, json.loads(path.read_text())["config"])):
-            raise SystemExit(f"{path} was made with other settings ({', '.join(changed)}): choose another --output")
-        if not path.exists():
-            print(f"run {number} of {len(runs)}: {NAMES[method]}, {name}, seed {seed}", flush=True)
-            record = measure(config, method, name, seed, data)
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(record, indent=1))
-            partial.replace(path)
-        records.append(json.loads(path.read_text()))
+        title = f"run {number} of {len(runs)}: {NAMES[method]}, {name}, seed {seed}"
+        measured = functools.partial(measure, config, method, name, seed, data)
+        records.append(kept.record(f"{method}-{name}-{seed}", title, measured))
         accuracy = 100 * np.mean(records[-1]["accuracies"])
         print(f"{NAMES[method]:>20} {name:>10} seed {seed}: {accuracy:.2f} per cent", flush=True)
     print_table(config, records)

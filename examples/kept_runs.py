@@ -1,0 +1,33 @@
+"""Runs of an experiment, each kept in a file of its own the moment it is done: the same command goes on from there."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+
+class KeptRuns:
+    """The runs in the folder `runs` of an output folder, all made with one configuration.
+
+    The settings named in `choice` only say which runs to make, and may change from one command to the next.
+    """
+
+    def __init__(self, output: Path, config, choice: set[str]):
+        self.folder = output / "runs"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.config = json.loads(json.dumps(asdict(config), default=str))
+        self.choice = choice
+
+    def record(self, name: str, title: str, measure: Callable[[], dict]) -> dict:
+        """What a run measured: read from its file or, where there is none, measured now and written to it."""
+        path = self.folder / f"{name}.json"
+        if not path.exists():
+            print(title, flush=True)
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps({**measure(), "config": self.config}, indent=1))
+            partial.replace(path)
+        record = json.loads(path.read_text())
+        made_with = record["config"]
+        if changed := [key for key in self.config.keys() - self.choice if self.config[key] != made_with[key]]:
+            raise SystemExit(f"{path} was made with other settings ({', '.join(changed)}): choose another --output")
+        return record
