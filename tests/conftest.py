@@ -4,6 +4,7 @@ import gc
 import itertools
 import os
 
+import jaxlib.version
 from jaxtyping import install_import_hook
 
 
@@ -12,9 +13,10 @@ os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_backend_optimization_level=0",
-        "--xla_cpu_use_fusion_emitters=false",
         "--xla_cpu_enable_concurrency_optimized_scheduler=false",
         "--xla_cpu_parallel_codegen_split_count=1",
+        # A later jaxlib does not know it, and ends the process that sets it.
+        "--xla_cpu_use_fusion_emitters=false" if jaxlib.version.__version_info__ < (0, 11) else "",
     ]
 )
 
