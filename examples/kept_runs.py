@@ -28,6 +28,6 @@ class KeptRuns:
             partial.replace(path)
         record = json.loads(path.read_text())
         made_with = record["config"]
-        if changed := [key for key in self.config.keys() - self.choice if self.config[key] != made_with[key]]:
+        if changed := [key for key in self.config.keys() - self.choice if self.config[key] != made_with.get(key)]:
             raise SystemExit(f"{path} was made with other settings ({', '.join(changed)}): choose another --output")
         return record

@@ -14,8 +14,8 @@ def function_evaluations(solution: dfx.Solution, integrator: AbstractIntegrator)
 
     An explicit Runge-Kutta method of `s` stages calls it `s n` times in `n` steps, and
     `(s - 1) n + 1` times where the last stage of a step is the first of the next: Euler n, Heun 2 n,
-    Tsit5 6 n + 1. (Such a method calls once more for each rejection of the very first step,
-    which Diffrax does not count.)
+    Tsit5 6 n + 1. (Such a method calls once more for each rejection of the very first step, and
+    after each jump in time that its controller was told of; Diffrax counts neither.)
 
     **Arguments:**
 
