@@ -1,7 +1,5 @@
 """Training: batches drawn on the device, an optimiser from Optax, a running average of parameters."""
 
-import math
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -204,26 +202,27 @@ def fit(
         steps_per_call=steps_per_call,
     )
     evaluate_every = steps if evaluate_every is None else evaluate_every
-    losses: list[Array] = []
+    losses: list[np.ndarray] = []
     evaluations: list[dict[str, float]] = []
     with tqdm(total=steps, unit="step", disable=not progress) as bar:
-        done, looked = 0, time.monotonic()
+
+        def wait_for(values: Array, first: int, count: int) -> None:
+            losses.append(_finite(np.asarray(values)[:count], first))
+            bar.set_postfix(loss=f"{losses[-1][-1]:.4g}", refresh=False)
+            bar.update(count)
+
+        done, under_way = 0, []
         while done < steps:
             stop = min(steps, done + evaluate_every - done % evaluate_every) if evaluate else steps
             count = min(train.steps_per_call, stop - done)
-            losses.append(train(count))
+            under_way.append((train(count), done + 1, count))
             done += count
-            bar.update(count)
-            # Looking at a loss waits for the device: seldom.
-            if time.monotonic() - looked > 0.5 or done == steps:
-                bar.set_postfix(loss=f"{_finite(losses[-1][count - 1], done):.4g}")
-                looked = time.monotonic()
-            losses[-1] = losses[-1][:count]
+            # While this waits for a call the device has the next, and never more of them.
+            while len(under_way) > (done < stop):
+                wait_for(*under_way.pop(0))
             if evaluate and done == stop:
                 evaluations.append({"evaluation_step": done, **_named(evaluate(train.model))})
-    history = {"step": np.arange(1, steps + 1), "loss": np.concatenate([np.asarray(loss) for loss in losses])}
-    for index in np.flatnonzero(~np.isfinite(history["loss"])):
-        _finite(history["loss"][index], int(index) + 1)
+    history = {"step": np.arange(1, steps + 1), "loss": np.concatenate(losses)}
     for name in evaluations[0] if evaluations else ():
         history[name] = np.asarray([values[name] for values in evaluations])
     return train.model, history
@@ -235,14 +234,14 @@ def _named(values: Mapping[str, float]) -> Mapping[str, float]:
     return values
 
 
-def _finite(loss: ArrayLike, step: int) -> float:
-    value = float(np.asarray(loss))
-    if not math.isfinite(value):
+def _finite(losses: np.ndarray, first: int) -> np.ndarray:
+    """Losses from step `first` on, if all are finite."""
+    for index in np.flatnonzero(~np.isfinite(losses)):
         raise FloatingPointError(
-            f"the loss is {value} by step {step}: lower the learning rate, clip the gradient "
+            f"the loss is {losses[index]} at step {first + index}: lower the learning rate, clip the gradient "
             "(`optax.clip_by_global_norm`), or look for a label or a value out of range in `data`"
         )
-    return value
+    return losses
 
 
 def _check(

@@ -217,6 +217,14 @@ SOLVERS = {
 INTEGRATORS = {
     "default": fp.ODEIntegrator(),
     "rejecting": fp.ODEIntegrator(stepsize_controller=dfx.PIDController(rtol=1e-7, atol=1e-7)),
+    "rejecting the first step": fp.ODEIntegrator(stepsize_controller=dfx.PIDController(rtol=1e-7, atol=1e-7), dt0=1.0),
+    "told of jumps": fp.ODEIntegrator(
+        stepsize_controller=dfx.ClipStepSizeController(dfx.PIDController(rtol=1e-5, atol=1e-5), jump_ts=[0.2, 0.7]),
+    ),
+    "Bosh3 told of a jump": fp.ODEIntegrator(
+        dfx.Bosh3(), dfx.ClipStepSizeController(dfx.PIDController(rtol=1e-4, atol=1e-4), jump_ts=[0.5]), dt0=0.9
+    ),
+    "ReversibleHeun adaptive": fp.ODEIntegrator(dfx.ReversibleHeun(), dfx.PIDController(rtol=1e-3, atol=1e-3), dt0=1.0),
     "Dopri8 adaptive": fp.ODEIntegrator(dfx.Dopri8(), dfx.PIDController(rtol=1e-6, atol=1e-6)),
     **{f"{name} fixed": fp.ODEIntegrator(solver, dt0=0.1) for name, solver in SOLVERS.items()},
     "SDE Euler": fp.SDEIntegrator(10),

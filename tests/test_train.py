@@ -362,7 +362,7 @@ class TestLossesThatAreNotFinite:
             def loss(self, rows, *, key):
                 return jnp.sqrt(self.weight)
 
-        with pytest.raises(FloatingPointError, match="the loss is nan by step 40: lower the learning rate"):
+        with pytest.raises(FloatingPointError, match="the loss is nan at step 5: lower the learning rate"):
             fit(Falling(jnp.ones(())), optimiser=optax.sgd(0.5), data=(X,), steps=40)
 
     def test_on_the_way(self):
@@ -373,8 +373,24 @@ class TestLossesThatAreNotFinite:
                 # At rate 0.5 the weight goes 1, 1/2, -1/2, 1/2, -1/2, ..: every other logarithm is NaN.
                 return jnp.log(self.weight)
 
-        with pytest.raises(FloatingPointError, match="the loss is nan by step 3:"):
+        with pytest.raises(FloatingPointError, match="the loss is nan at step 3:"):
             fit(Returning(jnp.ones(())), optimiser=optax.sgd(0.5), data=(X,), steps=4)
+
+
+def test_no_more_than_one_call_waits_for_the_device(monkeypatch):
+    """A progress bar, an interruption and a loss that is not finite would else come minutes late."""
+    calls, call = [], fp._train.Trainer.__call__
+    monkeypatch.setattr(fp._train.Trainer, "__call__", lambda self, count: calls.append(count) or call(self, count))
+
+    class Broken(eqx.Module):
+        weight: jax.Array
+
+        def loss(self, rows, *, key):
+            return self.weight / 0
+
+    with pytest.raises(FloatingPointError, match="the loss is inf at step 1:"):
+        fit(Broken(jnp.ones(())), data=(X,), steps=1000, steps_per_call=1)
+    assert calls == [1, 1]
 
 
 def test_labels_out_of_range_are_found_in_the_loss():

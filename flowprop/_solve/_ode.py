@@ -1,6 +1,7 @@
 """The probability-flow ODE."""
 
 from collections.abc import Callable
+from functools import partial
 
 import diffrax as dfx
 import equinox as eqx
@@ -11,6 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from .._flow import Flow
 from .._frozen import Frozen, unfrozen
 from .._types import Point, PRNGKey, Real, Time, checked
+from ._count import count_first_stages
 from ._integrator import AbstractIntegrator, as_times, end_state
 
 
@@ -88,7 +90,8 @@ class ODEIntegrator(AbstractIntegrator):
         By default the end alone is saved. Without `throw`, a solve that fails says so in its `result` alone.
         """
         start, end = as_times(t0, t1, y)
-        return dfx.diffeqsolve(
+        solve = partial(
+            dfx.diffeqsolve,
             dfx.ODETerm(field),
             self.solver,
             start,
@@ -96,12 +99,12 @@ class ODEIntegrator(AbstractIntegrator):
             jnp.sign(end - start) * self.dt0.value.astype(start.dtype),
             y,
             args,
-            saveat=dfx.SaveAt(t1=True) if saveat is None else saveat,
-            stepsize_controller=self.stepsize_controller,
             max_steps=self.max_steps,
             adjoint=self.adjoint,
             throw=throw,
         )
+        saveat = dfx.SaveAt(t1=True) if saveat is None else saveat
+        return count_first_stages(solve, self.solver, self.stepsize_controller, saveat)
 
     def refined(self) -> "ODEIntegrator":
         """This integrator with a tenth of the tolerances or, where steps are constant, with steps half as long.
