@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from jaxtyping import TypeCheckError
 from scipy.linalg import sqrtm
-from scipy.spatial.distance import pdist
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist, pdist
 from scipy.stats import kstest
 from sklearn.linear_model import LogisticRegression
 
@@ -43,6 +44,18 @@ class TestWasserstein:
         costs = [np.mean(np.sum((a - b[list(order)]) ** 2, axis=(1, 2))) for order in itertools.permutations(range(5))]
         assert metrics.wasserstein(a, b) == pytest.approx(math.sqrt(min(costs)), rel=1e-6)
 
+    def test_of_unequal_samples_repeats_their_points(self):
+        """Twelve copies of the same weight in all: `n` points of `1 / n` each are as many copies of each."""
+        a, b = normal(5, 4, 2), 1 + normal(6, 6, 2)
+        exact = metrics.wasserstein(np.repeat(a, 3, axis=0), np.repeat(b, 2, axis=0))
+        assert metrics.wasserstein(a, b) == pytest.approx(exact, rel=1e-9)
+
+    def test_is_the_best_assignment_of_many_points(self):
+        a, b = normal(7, 2, 300, 3)
+        costs = cdist(a, b, "sqeuclidean")
+        exact = math.sqrt(costs[linear_sum_assignment(costs)].mean())
+        assert metrics.wasserstein(a, b) == pytest.approx(exact, rel=1e-6)
+
     def test_of_a_sample_and_its_optimal_image_is_that_of_gaussians(self):
         """A symmetric positive map is optimal (Brenier), and its cost depends on the sample's moments alone."""
         a = normal(2, 100, 2).astype(float)
@@ -60,14 +73,17 @@ class TestWasserstein:
 
     def test_wrong_samples_are_named(self):
         a = normal(4, 5, 2)
-        with pytest.raises(ValueError, match=r"`a` has 5 points and `b` 4 .*`sliced_wasserstein`"):
-            metrics.wasserstein(a, a[:4])
         with pytest.raises(ValueError, match="`a` has 0 points where at least 1"):
             metrics.wasserstein(a[:0], a[:0])
         with pytest.raises(ValueError, match="`b` has 1 points that are not finite"):
             metrics.wasserstein(a, np.where(np.arange(5)[:, None] == 3, np.nan, a))
         with pytest.raises(TypeCheckError, match="b"):
             metrics.wasserstein(a, a[:, :1])
+
+    def test_without_pot_says_how_to_get_it(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "ot", None)
+        with pytest.raises(ImportError, match=r"flowprop\[metrics\]"):
+            metrics.wasserstein(normal(0, 5, 2), normal(1, 5, 2))
 
 
 class TestSlicedWasserstein:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from .._types import PRNGKey, check_key, checked
-from ._samples import FirstSample, SecondSample, check_at_least, equal_matrices
+from ._samples import FirstSample, SecondSample, check_at_least, matrices
 
 
 _NUM_FOLDS = 5
@@ -51,8 +51,12 @@ def classifier_two_sample_test(
     `ImportError` if scikit-learn is not installed.
     """
     check_key("key", key)
-    first, second = equal_matrices(a, b, "leave some out, so that guessing is right half of the time")
+    if len(a) != len(b):
+        raise ValueError(
+            f"`a` has {len(a)} points and `b` {len(b)}: leave some out, so that guessing is right half of the time"
+        )
     check_at_least(_NUM_FOLDS, a=a, b=b)
+    first, second = matrices(a, b)
     try:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.model_selection import StratifiedKFold, cross_val_predict

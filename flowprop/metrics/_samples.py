@@ -7,7 +7,8 @@ from jaxtyping import Array, Float
 #: Two samples of points of one shape, not necessarily of one size.
 FirstSample = Float[Array | np.ndarray, "n *shape"]
 SecondSample = Float[Array | np.ndarray, "m *shape"]
-Matrix = Float[np.ndarray, "n dim"]
+FirstMatrix = Float[np.ndarray, "n dim"]
+SecondMatrix = Float[np.ndarray, "m dim"]
 
 
 def check_at_least(size: int, **samples: Float[Array | np.ndarray, "..."]) -> None:
@@ -17,15 +18,13 @@ def check_at_least(size: int, **samples: Float[Array | np.ndarray, "..."]) -> No
             raise ValueError(f"`{name}` has {len(sample)} points where at least {size} are needed: draw more")
 
 
-def equal_matrices(a: FirstSample, b: SecondSample, remedy: str) -> tuple[Matrix, Matrix]:
-    """Both samples with their points flattened, in double precision; equally large and finite."""
-    if len(a) != len(b):
-        raise ValueError(f"`a` has {len(a)} points and `b` {len(b)} where equally many are needed: {remedy}")
+def matrices(a: FirstSample, b: SecondSample) -> tuple[FirstMatrix, SecondMatrix]:
+    """Both samples with their points flattened, in double precision; neither empty, and finite."""
     check_at_least(1, a=a, b=b)
     return _matrix("a", a), _matrix("b", b)
 
 
-def _matrix(name: str, sample: FirstSample) -> Matrix:
+def _matrix(name: str, sample: FirstSample) -> FirstMatrix:
     points = np.asarray(sample, np.float64).reshape(len(sample), -1)
     if not np.isfinite(points).all():
         bad = int(np.sum(~np.isfinite(points).all(axis=1)))
