@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from ._embedding import Embedding
 from ._flow import Flow
 from ._frozen import trainable
+from ._path import CondOTPath
 from ._readout import AbstractReadout
 from ._types import Point, PRNGKey, Real, Scalar, Time, checked
 
@@ -49,6 +50,11 @@ class AbstractObjective(eqx.Module):
     @abc.abstractmethod
     def terms(self, flow: Flow, embedding: Embedding, readout: AbstractReadout, sample: LabelSample) -> Terms:
         """The terms of one example at one time."""
+
+    @property
+    def path_noise(self) -> Real:
+        """The standard deviation of the noise that is added to every point of a path."""
+        return 0.0
 
 
 class RegressionObjective(AbstractObjective):
@@ -130,10 +136,23 @@ class FlowMatchingObjective(AbstractObjective):
     - `regression`: the flow's weighted error, `|v - (z_1 - z_0)|^2` for a velocity;
     - `anchor`: `-log p_out(y | z_t + (1 - t) v)`, the class read off the target that the velocity points
       to. It is there if embedding or readout is trained, and keeps the embeddings apart.
+
+    **Arguments:**
+
+    - `path_noise`: the `sigma` of eq. 10, `z_t ~ N(t z_1 + (1 - t) z_0, sigma^2 I)`, with the same `z_1 - z_0` to be
+      learned. 0 or positive, and positive on a [`flowprop.CondOTPath`][] only.
+
+    **Raises:** `ValueError` if `path_noise` is negative.
     """
+
+    path_noise: Real = 0.0
 
     trains_readout: ClassVar[bool] = True
     trains_ends: ClassVar[bool] = False
+
+    def __check_init__(self) -> None:
+        if not self.path_noise >= 0:
+            raise ValueError(f"`path_noise` is {self.path_noise}: give a standard deviation, 0 for none")
 
     def terms(self, flow: Flow, embedding: Embedding, readout: AbstractReadout, sample: LabelSample) -> Terms:
         terms = {"regression": sample.weight * sample.error(flow)}
@@ -164,6 +183,11 @@ def choose_objective(
             f"`objective` is the cross-entropy of logits, and the network of `flow` gives "
             f"{type(flow.prediction).__name__}: use `fp.CategoricalPrediction()` or `fp.RegressionObjective()`"
         )
+    if objective.path_noise > 0 and not isinstance(flow.path, CondOTPath):
+        raise ValueError(
+            f"`path_noise` of the objective is {objective.path_noise} and the path of `flow` a "
+            f"{type(flow.path).__name__}: give 0, or a flow on `fp.CondOTPath()`"
+        )
     if any(jax.tree.leaves(trainable(readout))) and not objective.trains_readout:
         raise ValueError(
             f"`readout` is {type(readout).__name__}, which has parameters, and `objective` "
@@ -191,7 +215,9 @@ def label_terms(
 ) -> Terms:
     """The objective's terms, mean over a batch of encoded inputs with a time each."""
     z1 = embedding(labels)
-    noise = jax.random.normal(key, (2, *z1.shape), z1.dtype)
+    z0, other = jax.random.normal(key, (2, *z1.shape), z1.dtype)
+    # On the straight path noise at both ends is the same noise at every point between.
+    blur = objective.path_noise * other
     fixed = flow.with_fixed_shape() if objective.trains_ends else flow.with_fixed_path()
 
     def one(label: Array, t: Array, z0: Point, z1: Point, end: Point, x: PyTree, w: Scalar) -> tuple[Terms, Scalar]:
@@ -200,7 +226,7 @@ def label_terms(
         sample = LabelSample(label, t, z0, z1, output, condition, w, end)
         return objective.terms(fixed, embedding, readout, sample), sample.error(fixed)
 
-    terms, errors = jax.vmap(one)(labels, t, noise[0], z1, noise[1], features, fixed.weight(t))
+    terms, errors = jax.vmap(one)(labels, t, z0 + blur, z1 + blur, other, features, fixed.weight(t))
     means = jax.tree.map(jnp.mean, terms)
     learnable = any(jax.tree.leaves(trainable(flow.path)))
     return means | ({"schedule": flow.schedule_loss(t, errors)} if learnable else {})

@@ -127,27 +127,31 @@ def elbo_by_hand(start, end):
     return dict(zip(("readout", "prior", "regression"), means, strict=True))
 
 
-def flow_matching_by_hand():
-    """Its terms, with `v = S z + x` at `z = t z_1 + (1 - t) z_0`."""
+def flow_matching_by_hand(noise):
+    """Its terms, with `v = S z + x` at `z = t z_1 + (1 - t) z_0`, and noise of its own."""
 
     def terms(label):
         u, x = MATRIX[label], INPUTS[label]
 
         def regression(t):
-            return np.sum((t * SLOPE @ u + x - u) ** 2) + np.sum(((1 - t) * SLOPE + np.eye(2)) ** 2)
+            mean = t * SLOPE @ u + x - u
+            return np.sum(mean**2) + np.sum(((1 - t) * SLOPE + np.eye(2)) ** 2) + noise**2 * np.sum(SLOPE**2)
 
         def anchor(t):
             ahead = np.eye(2) + (1 - t) * SLOPE
-            return cross_entropy(ahead @ (t * u) + (1 - t) * x, (1 - t) * ahead, label)
+            return cross_entropy(ahead @ (t * u) + (1 - t) * x, np.hypot(1 - t, noise) * ahead, label)
 
         return over_time(regression, 0, 1), over_time(anchor, 0, 1)
 
     return dict(zip(("regression", "anchor"), np.mean([terms(label) for label in range(3)], axis=0), strict=True))
 
 
+PATH_NOISE = {"flow matching": 0.0, "blurred flow matching": 0.7}
+
+
 @functools.cache
 def found(name):
-    classifier = bound() if name == "bound" else affine(fp.fm_flow, fp.FlowMatchingObjective())
+    classifier = bound() if name == "bound" else affine(fp.fm_flow, fp.FlowMatchingObjective(PATH_NOISE[name]))
     return terms_of(classifier, single(INPUTS)[LABELS], LABELS, jax.random.split(KEY, 64))
 
 
@@ -160,8 +164,9 @@ class TestTerms:
         np.testing.assert_allclose(found("bound")[0]["prior"], np.full(64, elbo_by_hand(-3.0, 2.0)["prior"]), rtol=1e-4)
 
     @pytest.mark.parametrize("term", ["regression", "anchor"])
-    def test_of_flow_matching(self, term):
-        agrees(np.asarray(found("flow matching")[0][term], float), flow_matching_by_hand()[term])
+    @pytest.mark.parametrize("name", PATH_NOISE)
+    def test_of_flow_matching(self, name, term):
+        agrees(np.asarray(found(name)[0][term], float), flow_matching_by_hand(PATH_NOISE[name])[term])
 
     def test_their_names(self):
         assert set(found("bound")[0]) == {"readout", "prior", "regression", "schedule"}
@@ -300,3 +305,11 @@ class TestRefusals:
     def test_a_weight_that_is_not_positive(self, eta):
         with pytest.raises(ValueError, match="`eta` is"):
             fp.ELBOObjective(eta=eta)
+
+    def test_a_negative_path_noise(self):
+        with pytest.raises(ValueError, match=r"`path_noise` is -0\.1"):
+            fp.FlowMatchingObjective(path_noise=-0.1)
+
+    def test_a_path_noise_on_a_path_that_is_not_straight(self):
+        with pytest.raises(ValueError, match=r"`path_noise` of the objective is 0.1 .* a VPPath"):
+            affine(fp.ct_flow, fp.FlowMatchingObjective(path_noise=0.1))
