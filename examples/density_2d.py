@@ -45,6 +45,8 @@ class Config:
     """Flows in the plane, measured."""
 
     parts: tuple[Part, ...] = ("transport", "condition", "likelihood")
+    tasks: tuple[str, ...] = ()
+    """Only these rows of the tables, by their names. By default all."""
     seed: int = 0
     """The first of them."""
     num_seeds: int = 3
@@ -320,9 +322,10 @@ PRINT = {"transport": print_transport, "condition": print_condition, "likelihood
 
 
 def main(config: Config) -> None:
-    kept = KeptRuns(config.output, config, {"parts", "seed", "num_seeds", "output"})
+    kept = KeptRuns(config.output, config, {"parts", "tasks", "seed", "num_seeds", "output"})
     seeds = range(config.seed, config.seed + config.num_seeds)
-    runs = [(seed, part, *run) for seed in seeds for part in config.parts for run in RUNS[part]]
+    wanted = [(part, *run) for part in config.parts for run in RUNS[part] if not config.tasks or run[0] in config.tasks]
+    runs = [(seed, *run) for seed in seeds for run in wanted]
     records = []
     for number, (seed, part, task, coupling) in enumerate(runs, 1):
         name = "-".join(["".join(c for c in word if c.isalnum()) for word in (part, task, coupling)])

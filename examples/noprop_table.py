@@ -53,6 +53,8 @@ class Config:
     num_seeds: int = 2
     draws: int = 5
     """Runs of inference for each trained model, each from other noise."""
+    measured_on: Literal["test", "held-out"] = "test"
+    """The images that accuracies are of: a budget is chosen on those held out of training."""
     epochs: int = 10
     block_epochs: int | None = None
     """Epochs of the methods that have blocks, `dt` and `backprop`. By default as many."""
@@ -121,11 +123,12 @@ NAMES = {
 
 
 def load(config: Config):
-    """Training, validation and test images with their labels. The validation set is never trained on."""
+    """Images with their labels: to train on, held out of that, and to measure the trained model on."""
     images, labels, *test = getattr(fp.data, config.dataset)()
     order = np.random.default_rng(0).permutation(len(images))
     held_out, rest = np.split(order, [len(order) // 12])
-    return (images[rest], labels[rest]), (images[held_out], labels[held_out]), tuple(test)
+    validation = images[held_out], labels[held_out]
+    return (images[rest], labels[rest]), validation, tuple(test) if config.measured_on == "test" else validation
 
 
 def augmentation(config: Config):
@@ -267,7 +270,8 @@ def summary(records):
 
 def print_table(config: Config, records):
     paper = PAPER.get(config.dataset, {})
-    print(f"\nTest accuracy on {config.dataset}, per cent: mean over seeds, standard error [the paper's figure]")
+    print(f"\nAccuracy in per cent on the {config.measured_on} images of {config.dataset}:", end=" ")
+    print("mean over seeds, standard error [the paper's figure]")
     print(f"{'':>20}" + "".join(f"{name:>26}" for name in config.embeddings))
     for method in config.methods:
         cells = []
