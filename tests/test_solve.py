@@ -225,6 +225,11 @@ INTEGRATORS = {
         dfx.Bosh3(), dfx.ClipStepSizeController(dfx.PIDController(rtol=1e-4, atol=1e-4), jump_ts=[0.5]), dt0=0.9
     ),
     "ReversibleHeun adaptive": fp.ODEIntegrator(dfx.ReversibleHeun(), dfx.PIDController(rtol=1e-3, atol=1e-3), dt0=1.0),
+    "ReversibleHeun told of jumps": fp.ODEIntegrator(
+        dfx.ReversibleHeun(),
+        dfx.ClipStepSizeController(dfx.PIDController(rtol=1e-3, atol=1e-3), jump_ts=[0.2, 0.7]),
+        dt0=1.0,
+    ),
     "Dopri8 adaptive": fp.ODEIntegrator(dfx.Dopri8(), dfx.PIDController(rtol=1e-6, atol=1e-6)),
     **{f"{name} fixed": fp.ODEIntegrator(solver, dt0=0.1) for name, solver in SOLVERS.items()},
     "SDE Euler": fp.SDEIntegrator(10),

@@ -19,7 +19,7 @@ def function_evaluations(solution: dfx.Solution, integrator: AbstractIntegrator)
     An explicit Runge-Kutta method of `s` stages calls it `s n` times in `n` steps, and
     `(s - 1) n + 1` times where the last stage of a step is the first of the next: Euler n, Heun 2 n,
     Tsit5 6 n + 1. Such a method calls once more for each rejection of the very first step, and after
-    each jump in time that its controller was told of.
+    each jump in time that its controller was told of. ReversibleHeun calls n + 1 times, and once more after each jump.
 
     **Arguments:**
 
@@ -42,7 +42,7 @@ def function_evaluations(solution: dfx.Solution, integrator: AbstractIntegrator)
         case dfx.Euler() | dfx.EulerHeun() | dfx.ItoMilstein() | dfx.StratonovichMilstein() | dfx.LeapfrogMidpoint():
             return steps
         case dfx.ReversibleHeun():
-            return steps + 1
+            return steps + solution.stats.get("num_first_stages", 1)
     raise ValueError(
         f"`integrator` uses {type(integrator.solver).__name__}, whose calls of the network its steps do not determine: "
         "an explicit solver's can be counted"
@@ -61,7 +61,10 @@ def count_first_stages(
     """
     match solver, controller:
         case dfx.AbstractERK(tableau=dfx.ButcherTableau(fsal=True)), dfx.AbstractAdaptiveStepSizeController():
-            counting = _Counting(controller)
+            counting = _Counting(controller, first_step_evaluates=True)
+        case dfx.ReversibleHeun(), dfx.AbstractAdaptiveStepSizeController():
+            # Its state is made before the first step, by one evaluation.
+            counting = _Counting(controller, first_step_evaluates=False)
         case _:
             return solve(stepsize_controller=controller, saveat=saveat)
     solution = solve(stepsize_controller=counting, saveat=replace(saveat, controller_state=True))
@@ -84,13 +87,14 @@ class _Counting(dfx.AbstractStepSizeController[_State, Any]):
     """
 
     controller: dfx.AbstractStepSizeController
+    first_step_evaluates: bool
 
     def wrap(self, direction: Any) -> "_Counting":
-        return _Counting(self.controller.wrap(direction))
+        return replace(self, controller=self.controller.wrap(direction))
 
     def init(self, *args: Any, **kwargs: Any) -> tuple[Any, _State]:
         end, state = self.controller.init(*args, **kwargs)
-        return end, (state, jnp.array(True), jnp.array(0))
+        return end, (state, jnp.array(self.first_step_evaluates), jnp.array(0 if self.first_step_evaluates else 1))
 
     def adapt_step_size(
         self,
