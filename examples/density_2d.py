@@ -54,6 +54,8 @@ class Config:
     """Fresh points that a flow is measured on. The floor under the Wasserstein distance falls with their number."""
     test_draws: int = 1
     """How many times as many, over which a flow's transport is averaged."""
+    path_noise: float = 0.0
+    """Of the transport's flows: standard deviation of noise on every point of a path. The published code has 0.1."""
     steps: int | None = None
     """Steps of training instead of each part's own: for a trial."""
     recipe: bool = False
@@ -89,6 +91,23 @@ PUBLISHED_TRANSPORT = {
 }
 
 
+class Blurred(eqx.Module):
+    """A flow that is trained with noise on every point of a path.
+
+    On a straight path that is the same noise on both of its ends, and the velocity to be learned stays as it is.
+    """
+
+    flow: fp.Flow
+    path_noise: float = eqx.field(static=True)
+
+    def loss(self, z1, *, key):
+        key_source, key_pairs, key_noise, key_loss = jax.random.split(key, 4)
+        z0 = self.flow.source.sample(len(z1), z1.shape[1:], key=key_source)
+        z0 = self.flow.coupling.pair(z0, z1, None, key=key_pairs)
+        noise = self.path_noise * jax.random.normal(key_noise, z1.shape)
+        return fp.PairedFlow(self.flow).loss(z0 + noise, z1 + noise, key=key_loss)
+
+
 def transport(config: Config, task: str, coupling: str, key, figure: Path | None) -> dict:
     draw_source, draw_data = TRANSPORT[task]
     key_source, key_data, key_network, key_train = jax.random.split(key, 4)
@@ -103,7 +122,9 @@ def transport(config: Config, task: str, coupling: str, key, figure: Path | None
         source = fp.EmpiricalSource(points)
     network = fp.nn.MLP(shape=(2,), width=64, depth=3, activation=jax.nn.selu, key=key_network)
     flow = fp.fm_flow(network, shape=(2,), source=source, coupling=COUPLINGS[coupling]())
-    flow, seconds = train(config, flow, (data,), key_train, steps=20_000, batch_size=512, learning_rate=1e-3)
+    model = Blurred(flow, config.path_noise) if config.path_noise else flow
+    model, seconds = train(config, model, (data,), key_train, steps=20_000, batch_size=512, learning_rate=1e-3)
+    flow = model.flow if config.path_noise else model
     paths = solve(flow, start)
     if figure:
         fp.plot.save(fp.plot.trajectories(paths[:300], title=f"{task}, {coupling}"), figure)

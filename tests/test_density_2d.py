@@ -36,6 +36,13 @@ def test_transport(tmp_path):
         run(tmp_path, "--parts", "transport", "--test-points", "400")
 
 
+def test_some_rows_with_noise_on_their_paths(tmp_path):
+    records = run(tmp_path, "--parts", "transport", "--tasks", "N -> moons", "--path-noise", "1.0")
+    assert list(records) == [("N -> moons", "independent"), ("N -> moons", "ot")]
+    # The path energy is 0.77 without: so wide a blur leaves the two distributions little to do.
+    assert records["N -> moons", "independent"]["npe"] < 0.4
+
+
 def test_condition(tmp_path):
     records = run(tmp_path, "--parts", "condition")
     assert len(records) == 8
