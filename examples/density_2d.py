@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import density_tables
 import diffrax as dfx
 import equinox as eqx
 import jax
@@ -83,12 +84,6 @@ TRANSPORT = {
     ),
     "N -> moons": (None, lambda n, key: 2 * fp.data.two_moons(n, noise=0.05, key=key)[0] - jnp.array([[1.0, 0.0]])),
     "N -> s-curve": (None, lambda n, key: 1.5 * fp.data.s_curve(n, noise=0.05, key=key)[0]),
-}
-#: W2, on a number of points that is not said, and normalised path energy, whose W2 is that of 10,000 (the repository's
-#: issue 140).
-PUBLISHED_TRANSPORT = {
-    "independent": {"w2": (0.373, 1.557, 0.178, 0.242), "npe": (0.202, 2.680, 0.891, 0.856)},
-    "ot": {"w2": (0.303, 0.601, 0.130, 0.144), "npe": (0.031, 0.015, 0.083, 0.027)},
 }
 
 
@@ -172,17 +167,6 @@ CONDITIONS = {
     "coordinate": lambda points, labels: points[:, :1],
 }
 CONDITION_AWARE = {"moon": fp.ClassCost(), "coordinate": fp.DistanceCost(ratio=0.05)}
-#: Squares of W2, of 10,000 points; by an adaptive solver, and by one step of Euler's.
-PUBLISHED_CONDITION = {
-    ("none", "independent"): (0.120, 6.232),
-    ("none", "ot"): (0.050, 0.072),
-    ("moon", "independent"): (0.059, 2.573),
-    ("moon", "ot"): (0.462, 0.483),
-    ("moon", "aware"): (0.018, 0.048),
-    ("coordinate", "independent"): (0.028, 0.732),
-    ("coordinate", "ot"): (2.143, 8.276),
-    ("coordinate", "aware"): (0.013, 0.077),
-}
 
 
 def condition(config: Config, task: str, coupling: str, key, figure: Path | None) -> dict:
@@ -288,59 +272,10 @@ MEASURE: dict[Part, Callable[..., dict]] = {
     "likelihood": likelihood,
 }
 RUNS: dict[Part, list[tuple[str, str]]] = {
-    "transport": [(task, coupling) for task in TRANSPORT for coupling in COUPLINGS],
-    "condition": list(PUBLISHED_CONDITION),
+    "transport": list(density_tables.TRANSPORT),
+    "condition": list(density_tables.CONDITION),
     "likelihood": [(task, coupling) for task in DENSITIES for coupling in COUPLINGS],
 }
-
-
-# The tables
-
-
-def cell(values) -> str:
-    """Mean, and standard deviation over seeds."""
-    spread = f"{np.std(values, ddof=1):.3f}" if len(values) > 1 else "    -"
-    return f"{np.mean(values):>8.3f} +- {spread}"
-
-
-def print_transport(rows_of):
-    print(
-        "\nW2 and normalised path energy, mean and standard deviation over seeds [published]; W2 of two draws of data"
-    )
-    for index, task in enumerate(TRANSPORT):
-        for coupling in COUPLINGS:
-            if rows := rows_of(task, coupling):
-                published = PUBLISHED_TRANSPORT[coupling]
-                w2, npe, floor = ([row[name] for row in rows] for name in ("w2", "npe", "floor"))
-                print(
-                    f"{task:>22} {coupling:>12}{cell(w2)} [{published['w2'][index]:.3f}]"
-                    f"{cell(npe)} [{published['npe'][index]:.3f}]   floor{cell(floor)}"
-                )
-
-
-def print_condition(rows_of):
-    print(
-        "\n8 gaussians -> moons: squares of W2, by an adaptive solver and by one step [published]; of two draws of data"
-    )
-    for (task, coupling), (adaptive, one_step) in PUBLISHED_CONDITION.items():
-        if rows := rows_of(task, coupling):
-            w2, euler, floor = ([row[name] ** 2 for row in rows] for name in ("w2", "one_step_w2", "floor"))
-            print(
-                f"{'given ' + task:>22} {coupling:>12}{cell(w2)} [{adaptive:.3f}]"
-                f"{cell(euler)} [{one_step:.3f}]   floor{cell(floor)}"
-            )
-
-
-def print_likelihood(rows_of):
-    print("\nMean log-likelihood of fresh points in nats, the true density's, and the gap")
-    for task in DENSITIES:
-        for coupling in COUPLINGS:
-            if rows := rows_of(task, coupling):
-                own, true = ([row[name] for row in rows] for name in ("log_prob", "true_log_prob"))
-                print(f"{task:>22} {coupling:>12}{cell(own)}{cell(true)}{cell(np.subtract(true, own))}")
-
-
-PRINT = {"transport": print_transport, "condition": print_condition, "likelihood": print_likelihood}
 
 
 def main(config: Config) -> None:
@@ -364,7 +299,7 @@ def main(config: Config) -> None:
         def rows_of(task, coupling, part=part):
             return [r for r in records if (r["part"], r["task"], r["coupling"]) == (part, task, coupling)]
 
-        PRINT[part](rows_of)
+        density_tables.PRINT[part](RUNS[part], rows_of)
     (config.output / "results.json").write_text(json.dumps(records, indent=1))
     print(f"\nFigures and results.json are in {config.output}")
 
