@@ -6,8 +6,8 @@ Each prints the rows `(task, coupling)` that it is given; `rows_of(task, couplin
 import numpy as np
 
 
-#: [SF]2M, table 2: W2, on a number of points that is not said, and normalised path energy, whose W2 is that of 10,000
-#: points (issue 140 of the repository).
+#: [SF]2M, table 2: W2 and normalised path energy. On how many points is not said; the code given for the distances in
+#: the path energies splits off 10,000 to test on (issue 140 of the repository).
 TRANSPORT = {
     ("N -> 8 gaussians", "independent"): (0.373, 0.202),
     ("N -> 8 gaussians", "ot"): (0.303, 0.031),
