@@ -96,6 +96,19 @@ from ._source import (
     GaussianSource as GaussianSource,
 )
 from ._train import fit as fit
+from ._transform import (
+    AbstractBijectiveTransform as AbstractBijectiveTransform,
+    AbstractTransform as AbstractTransform,
+    Bounded as Bounded,
+    Chain as Chain,
+    Circular as Circular,
+    Dequantise as Dequantise,
+    IdentityTransform as IdentityTransform,
+    OnColumns as OnColumns,
+    Positive as Positive,
+    Standardise as Standardise,
+    Whiten as Whiten,
+)
 from ._weighting import (
     AbstractTimeSampling as AbstractTimeSampling,
     AbstractWeighting as AbstractWeighting,

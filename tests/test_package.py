@@ -19,6 +19,7 @@ HOUSE = [
     "_types",
     "_batch",
     "_frozen",
+    "_transform",
     "_schedule",
     "_path",
     "_prediction",
