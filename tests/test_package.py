@@ -199,6 +199,7 @@ CONTRACT = """
     Flow fm_flow ct_flow df_flow ODEIntegrator SDEIntegrator ExactDivergence HutchinsonDivergence
     sample log_prob solve function_evaluations one_hot_embedding learned_embedding orthogonal_embedding
     prototype_embedding Classifier NoPropDT Frozen
+    Standardise Whiten Bounded Positive Circular Chain Dequantise
     fit save load nn data metrics conformance plot
 """
 

@@ -15,6 +15,16 @@ NORMAL = RNG.normal(size=(500, 3))
 CORRELATED = np.cumsum(NORMAL, axis=1)
 
 
+class Wrong:
+    """A bijection that does not keep the shape."""
+
+    def transform_and_log_det(self, x):
+        return x[:1], jnp.zeros(3)
+
+    def inverse_and_log_det(self, y):
+        return y, jnp.zeros(())
+
+
 def frame():
     class DataFrame:
         def to_numpy(self):
@@ -147,7 +157,22 @@ ONE_ULP = np.float32(1e3) + np.float32(6.1e-5) * RNG.integers(0, 2, size=(100, 1
             ValueError,
             r"`transform` is a AdditiveCondition with a condition of shape \(2,\)",
         ),
-        (lambda: fp.Standardise([0.0, 0.0], 1.0).check_shape("transform", (3,)), ValueError, r"\(3,\) where \(2,\)"),
+        (
+            lambda: fp.Standardise([0.0, 0.0], 1.0).check_shape("transform", (3,)),
+            ValueError,
+            r"`transform` is for examples of shape \(2,\) where the flow's `shape` is \(3,\)",
+        ),
+        (
+            lambda: as_transform(bijections.Exp((2,))).check_shape("transform", (3,)),
+            ValueError,
+            r"`transform` is for examples of shape \(2,\) where",
+        ),
+        (
+            lambda: as_transform(Wrong()).check_shape("transform", (3,)),
+            ValueError,
+            r"makes shape \(1,\) and a `log_det`",
+        ),
+        (lambda: jax.jit(lambda m: fp.Whiten(m, np.eye(2)))(np.ones(2)), TypeError, "`mean` is traced: "),
         (lambda: fp.OnColumns((5,), fp.Positive()).check_shape("transform", (3,)), ValueError, "`columns` is"),
         (
             lambda: fp.Bounded(0.0, 1.0).check_data("z1", np.array([[0.5, 2.0], [0.1, NAN], [0.0, 1.0]])),
