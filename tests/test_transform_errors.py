@@ -15,14 +15,19 @@ NORMAL = RNG.normal(size=(500, 3))
 CORRELATED = np.cumsum(NORMAL, axis=1)
 
 
-class Wrong:
-    """A bijection that does not keep the shape."""
+class Wrong(fp.AbstractBijectiveTransform):
+    """It does not keep the shape."""
 
-    def transform_and_log_det(self, x):
-        return x[:1], jnp.zeros(3)
+    shape = None
 
-    def inverse_and_log_det(self, y):
-        return y, jnp.zeros(())
+    def forward_and_log_det(self, data):
+        return data[:1], data
+
+    def inverse_and_log_det(self, z):
+        return z, z
+
+    def requirements(self, data):
+        yield from ()
 
 
 def frame():
@@ -168,7 +173,7 @@ ONE_ULP = np.float32(1e3) + np.float32(6.1e-5) * RNG.integers(0, 2, size=(100, 1
             r"`transform` is for examples of shape \(2,\) where",
         ),
         (
-            lambda: as_transform(Wrong()).check_shape("transform", (3,)),
+            lambda: Wrong().check_shape("transform", (3,)),
             ValueError,
             r"makes shape \(1,\) and a `log_det`",
         ),

@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -32,6 +32,9 @@ class AbstractTransform(eqx.Module):
     can encode a condition. For your own bijective transform, use [`flowprop.AbstractBijectiveTransform`][], or give
     the flow any object that has the methods of a [flowjax](https://danielward27.github.io/flowjax/) bijection.
     """
+
+    #: Whether data are in the flow's coordinates already.
+    is_identity: ClassVar[bool] = False
 
     @property
     @abc.abstractmethod
@@ -212,6 +215,8 @@ class IdentityTransform(AbstractBijectiveTransform):
     fp.IdentityTransform().forward(2.0)  # 2.0
     ```
     """
+
+    is_identity: ClassVar[bool] = True
 
     @property
     def shape(self) -> Shape:
