@@ -33,8 +33,8 @@ def over_draws(
     - `inputs`: a batch.
     - `key`: split into one for each input, and each of these into one for each draw.
     - `num_draws`: for each input.
-    - `batch_size`: how many inputs are computed at once. By default as many as make 1024 draws. An input's own draws are
-      computed 1024 at once.
+    - `batch_size`: how many inputs are computed at once. By default as many as make 1024 draws. The draws of one
+      input are computed 1024 at once.
     """
     if batch_size is None:
         batch_size = max(1, DRAWS_AT_ONCE // num_draws)

@@ -10,8 +10,12 @@ from jaxtyping import Array, Float
 from ._types import Inputs, Labels, check_shape
 
 
+#: A weight for each example of a batch, or none.
+Weights = Float[Array | np.ndarray, " weights"] | None
+
+
 def as_labels(labels: Any) -> Labels:
-    """Labels as an array of integers `(n,)`, from an array of integers of any width or a list.
+    """Labels as an array `(n,)` of int32, from an array of integers of any width or a list.
 
     **Raises:** `TypeError` or `ValueError`, with the remedy, for anything else.
     """
@@ -26,14 +30,19 @@ def as_labels(labels: Any) -> Labels:
         raise TypeError(f"`labels` holds {labels.dtype} of shape {labels.shape}: {_remedy(labels)}")
     if labels.ndim != 1:
         raise ValueError(f"`labels` has shape {labels.shape}: {_remedy(labels)}")
-    return labels
+    if isinstance(labels, np.ndarray):
+        limits = np.iinfo(np.int32)
+        return np.clip(labels.astype(np.int64), limits.min, limits.max).astype(np.int32)
+    return labels.astype(jnp.int32)
 
 
 def _from_list(labels: list | tuple) -> np.ndarray:
     try:
         array = np.asarray(labels)
     except ValueError as error:
-        raise ValueError(f"`labels` is a {type(labels).__name__} of rows of unequal length: give integers (n,)") from error
+        raise ValueError(
+            f"`labels` is a {type(labels).__name__} of rows of unequal length: give integers (n,)"
+        ) from error
     return array.astype(int) if array.shape == (0,) else array
 
 
@@ -48,10 +57,10 @@ def _remedy(labels: Array | np.ndarray) -> str:
 
 
 def check_labels(inputs: Inputs, labels: Any, num_classes: int) -> Labels:
-    """The labels of a batch of inputs, as an array of integers `(n,)`.
+    """The labels of a batch of inputs, as an array `(n,)` of int32.
 
-    **Raises:** `TypeError` or `ValueError` if they are no integers `(n,)`, there are not as many labels as inputs, or one
-    whose value is known is out of range.
+    **Raises:** `TypeError` or `ValueError` if they are no integers `(n,)`, there are not as many labels as inputs, or
+    one whose value is known is out of range.
     """
     labels = as_labels(labels)
     check_shape("labels", labels, (inputs.shape[0],), "one label for each input")
@@ -64,7 +73,7 @@ def check_labels(inputs: Inputs, labels: Any, num_classes: int) -> Labels:
     return labels
 
 
-def check_weights(weights: Any, num_examples: int) -> Float[Array, " batch"] | None:
+def check_weights(weights: Weights, num_examples: int) -> Float[Array, " batch"] | None:
     """A batch's weights as an array `(n,)`, or `None` if there are none.
 
     **Raises:** `ValueError` if there are not as many weights as inputs, or one whose value is known is negative or not
@@ -76,7 +85,7 @@ def check_weights(weights: Any, num_examples: int) -> Float[Array, " batch"] | N
     if not isinstance(weights, jax.core.Tracer):
         known = np.asarray(weights)
         if not np.all((known >= 0) & (known < np.inf)):
-            raise ValueError("`weights` holds a negative number, NaN or infinity: give numbers of mean 1, none negative")
+            raise ValueError("`weights` holds a negative number, NaN or infinity: give numbers from 0 on, of mean 1")
     return jnp.asarray(weights)
 
 

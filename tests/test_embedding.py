@@ -254,5 +254,7 @@ class TestDiagnostics:
         assert line == "3 embeddings of norm 1 to 1, smallest distance 1.41 (classes 0 and 1), effective rank 2 of 2"
 
     def test_what_is_not_finite_is_refused(self):
+        """As a training that diverged leaves them."""
+        diverged = eqx.tree_at(lambda embedding: embedding.rows, embedding_of(np.eye(2)), jnp.full((2, 2), jnp.nan))
         with pytest.raises(ValueError, match="not finite"):
-            fp.embedding_diagnostics(embedding_of([[0.0, 0.0], [1.0, 0.0]], norm=1.0))
+            fp.embedding_diagnostics(diverged)
