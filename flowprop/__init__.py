@@ -40,6 +40,7 @@ from ._embedding import (
 )
 from ._flow import Flow as Flow
 from ._frozen import Frozen as Frozen, trainable as trainable
+from ._given import given as given
 from ._guidance import ConditionDropout as ConditionDropout, guide as guide
 from ._importance import ImportanceWeights as ImportanceWeights, importance_weights as importance_weights
 from ._log_prob import log_prob as log_prob

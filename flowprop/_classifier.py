@@ -12,11 +12,12 @@ from ._draws import over_draws
 from ._embedding import Embedding
 from ._flow import Flow
 from ._label_loss import choose_objective, condition_of, label_terms, sum_of
-from ._labelled import Weights, check_labels, check_weights
+from ._labelled import check_labels, check_weights
 from ._objective import AbstractObjective
 from ._readout import AbstractReadout, RadialReadout, most_probable
-from ._solve import AbstractIntegrator, function_evaluations, label_integrator, solve, transport
-from ._types import Inputs, PRNGKey, Scalar, check_key, check_positive, checked
+from ._rows import is_finite, nan_unless, zeros_unless
+from ._solve import AbstractIntegrator, carry, function_evaluations, label_integrator, solve
+from ._types import Inputs, PRNGKey, Scalar, Weights, check_key, check_positive, checked
 
 
 class Classifier(eqx.Module):
@@ -51,8 +52,9 @@ class Classifier(eqx.Module):
       and [`flowprop.RegressionObjective`][]`()` for any other. [`flowprop.ELBOObjective`][] is NoProp-CT's own,
       [`flowprop.FlowMatchingObjective`][] NoProp-FM's.
 
-    **Raises:** `ValueError` if flow and embedding differ in shape, or the objective needs another prediction, source,
-    coupling or path, does not train the readout's parameters, or trains through a readout without a gradient.
+    **Raises:** `ValueError` if flow and embedding differ in shape, the flow has a transform, an encoder or a network
+    with a state, or the objective needs another prediction, source, coupling or path, does not train the readout's
+    parameters, or trains through a readout without a gradient.
     """
 
     encoder: Callable[[Any], PyTree]
@@ -112,7 +114,7 @@ class Classifier(eqx.Module):
         return self.embedding.num_classes
 
     @checked
-    def loss(self, inputs: Inputs, labels: Any, *, key: PRNGKey, weights: Weights = None) -> Scalar:
+    def loss(self, inputs: Inputs, labels: Any, *, key: PRNGKey, weights: Weights | None = None) -> Scalar:
         """The simulation-free training loss: the sum of `terms`.
 
         **Arguments:**
@@ -129,7 +131,7 @@ class Classifier(eqx.Module):
         return sum_of(self.terms(inputs, labels, key=key, weights=weights))
 
     @checked
-    def terms(self, inputs: Inputs, labels: Any, *, key: PRNGKey, weights: Weights = None) -> dict[str, Scalar]:
+    def terms(self, inputs: Inputs, labels: Any, *, key: PRNGKey, weights: Weights | None = None) -> dict[str, Scalar]:
         """The terms of the loss by name, each its mean over the batch.
 
         **Arguments:**
@@ -235,7 +237,7 @@ class Classifier(eqx.Module):
         - `integrator`: by default ten steps of Euler.
         - `batch_size`: how many inputs are solved at once. By default 1024.
 
-        **Returns:** counts `(n,)`.
+        **Returns:** counts `(n,)`. For an input whose features are not finite, the count is that of features of 0.
 
         **Raises:** `ValueError` if `batch_size` is not positive.
         """
@@ -258,8 +260,9 @@ def _predict(
 
     def draw(condition: PyTree, key: PRNGKey) -> Array:
         key_noise, key_path = jax.random.split(key)
-        noise = flow.draw_noise(key=key_noise).astype(matrix.dtype)
-        return jnp.exp(classifier.readout(transport(flow, noise, condition, integrator, key_path), matrix))
+        noise, good = flow.draw_noise(key=key_noise).astype(matrix.dtype), is_finite(condition)
+        end, succeeded = carry(flow, noise, zeros_unless(good, condition), integrator, key_path)
+        return nan_unless(good & succeeded, jnp.exp(classifier.readout(end, matrix)))
 
     def mean(draws: Array) -> Array:
         return jnp.mean(draws, axis=0)
@@ -276,7 +279,8 @@ def _function_evaluations(
     def count(condition: PyTree, key: PRNGKey) -> Array:
         key_noise, key_path = jax.random.split(key)
         noise = flow.draw_noise(key=key_noise).astype(dtype)
-        solution = solve(flow, noise, condition, integrator=integrator, key=key_path)
+        finite = zeros_unless(is_finite(condition), condition)
+        solution = solve(flow, noise, finite, integrator=integrator, key=key_path)
         return function_evaluations(solution, integrator) + (flow.span[1] < 1)
 
     def first(draws: Array) -> Array:

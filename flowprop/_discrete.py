@@ -15,15 +15,16 @@ from ._embedding import Embedding
 from ._flow import Flow, Network
 from ._frozen import trainable
 from ._label_loss import choose_objective, condition_of, label_terms, sum_of
-from ._labelled import Weights, check_labels, check_weights
+from ._labelled import check_labels, check_weights
 from ._local import local_losses
 from ._objective import AbstractObjective
 from ._path import VPPath
 from ._prediction import AbstractPrediction, CategoricalPrediction
 from ._readout import AbstractReadout, RadialReadout, most_probable
+from ._rows import is_finite, nan_unless
 from ._schedule import AbstractNoiseSchedule, CosineNoiseSchedule
 from ._stacked import arrays_of, stacked
-from ._types import Inputs, PRNGKey, Real, Scalar, Time, check_key, check_number, check_positive, checked
+from ._types import Inputs, PRNGKey, Real, Scalar, Time, Weights, check_key, check_number, check_positive, checked
 from ._weighting import AbstractTimeSampling, StepELBOWeighting
 
 
@@ -171,7 +172,7 @@ class NoPropDT(eqx.Module):
         check_labels(inputs, labels, self.num_classes)
 
     @checked
-    def loss(self, inputs: Inputs, labels: Any, *, key: PRNGKey, weights: Weights = None) -> Scalar:
+    def loss(self, inputs: Inputs, labels: Any, *, key: PRNGKey, weights: Weights | None = None) -> Scalar:
         """The training loss of all blocks, the mean of `block_losses`.
 
         **Arguments:**
@@ -188,7 +189,7 @@ class NoPropDT(eqx.Module):
         return jnp.mean(self.block_losses(inputs, labels, key=key, weights=weights))
 
     @checked
-    def terms(self, inputs: Inputs, labels: Any, *, key: PRNGKey, weights: Weights = None) -> dict[str, Scalar]:
+    def terms(self, inputs: Inputs, labels: Any, *, key: PRNGKey, weights: Weights | None = None) -> dict[str, Scalar]:
         """The terms of the loss by name, each its mean over the batch and over the blocks.
 
         **Arguments:**
@@ -208,7 +209,7 @@ class NoPropDT(eqx.Module):
 
     @checked
     def block_losses(
-        self, inputs: Inputs, labels: Any, *, key: PRNGKey, weights: Weights = None
+        self, inputs: Inputs, labels: Any, *, key: PRNGKey, weights: Weights | None = None
     ) -> Float[Array, " blocks"]:
         """The loss of each block.
 
@@ -392,7 +393,8 @@ def _predict(model: NoPropDT, inputs: Array, key: PRNGKey, num_draws: int, batch
     matrix = model.embedding.matrix
 
     def draw(features: PyTree, key: PRNGKey) -> Array:
-        return jnp.exp(model.readout(model.transport(features, key=key), matrix))
+        end = model.transport(features, key=key)
+        return nan_unless(is_finite(features), jnp.exp(model.readout(end, matrix)))
 
     def mean(draws: Array) -> Array:
         return jnp.mean(draws, axis=0)

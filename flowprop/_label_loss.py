@@ -5,13 +5,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from ._embedding import Embedding
-from ._flow import Flow
+from ._flow import Flow, check_stateless
 from ._frozen import trainable
 from ._labelled import weighted_mean
+from ._network import train_network
 from ._objective import AbstractObjective, CrossEntropyObjective, LabelSample, RegressionObjective, Terms
 from ._path import CondOTPath
 from ._readout import AbstractReadout
-from ._types import Point, PRNGKey, Scalar
+from ._types import Point, PRNGKey, Scalar, Time
 
 
 def choose_objective(
@@ -21,6 +22,13 @@ def choose_objective(
 
     **Raises:** `ValueError` if the parts do not fit together.
     """
+    check_stateless(flow, "a classifier")
+    if not flow.transform.is_identity:
+        raise ValueError(
+            f"`flow` has the transform {type(flow.transform).__name__}, and labels have no units: use none"
+        )
+    if flow.encoder is not None:
+        raise ValueError("`flow` has an encoder of its own: give it as the classifier's `encoder`, and the flow none")
     shape = embedding.matrix.shape[1:]
     if shape != flow.shape:
         raise ValueError(f"`flow` has shape {flow.shape} where `embedding` has points of {shape}: make them equal")
@@ -85,7 +93,7 @@ def label_terms(
     The noise is drawn from the flow's source, where predictions start too, and paired with the embedded labels by the
     flow's coupling. The coupling's condition is the features, since they are what a prediction knows.
     """
-    key_source, key_pairs, key_noise = jax.random.split(key, 3)
+    key_source, key_pairs, key_noise, key_network = jax.random.split(key, 4)
     z1 = embedding(labels)
     t = t.astype(z1.dtype)
     z0 = flow.source.sample(labels.shape[0], flow.shape, key=key_source).astype(z1.dtype)
@@ -95,19 +103,28 @@ def label_terms(
     blur = objective.path_noise * other
     fixed = flow.with_fixed_shape() if objective.trains_ends else flow.with_fixed_path()
 
-    def one(label: Array, t: Array, z0: Point, z1: Point, end: Point, x: PyTree, w: Scalar) -> tuple[Terms, Scalar]:
+    def one(
+        label: Array, t: Array, z0: Point, z1: Point, end: Point, x: PyTree, w: Scalar, key: PRNGKey
+    ) -> tuple[Terms, Scalar]:
         condition = condition_of(flow, x, embedding)
-        output = fixed.output(t, fixed.path.interpolate(t, z0, z1), condition)
+        output = _training_output(fixed, t, fixed.path.interpolate(t, z0, z1), condition, key)
         sample = LabelSample(label, t, z0, z1, output, condition, w, end)
         return objective.terms(fixed, embedding, readout, sample), sample.error(fixed)
 
-    terms, errors = jax.vmap(one)(labels, t, z0 + blur, z1 + blur, other, features, fixed.weight(t))
+    keys = jax.random.split(key_network, labels.shape[0])
+    terms, errors = jax.vmap(one)(labels, t, z0 + blur, z1 + blur, other, features, fixed.weight(t), keys)
     means = {name: weighted_mean(term, weights) for name, term in terms.items()}
     if any(jax.tree.leaves(trainable(flow.path))):
         # It is made of squares of the errors.
         weighted = errors if weights is None else jnp.sqrt(weights).astype(errors.dtype) * errors
         means["schedule"] = flow.schedule_loss(t, weighted)
     return means
+
+
+def _training_output(flow: Flow, t: Time, z: Point, condition: PyTree, key: PRNGKey) -> Array:
+    """The network's output in training: one that takes a key, for dropout, is given it."""
+    output, _ = train_network(flow.network, t, z, flow.prediction.network_condition(condition), key)
+    return flow._checked_output(output, z, condition)
 
 
 def sum_of(terms: Terms) -> Scalar:

@@ -7,11 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ._types import Inputs, Labels, check_shape
-
-
-#: A weight for each example of a batch, or none.
-Weights = Float[Array | np.ndarray, " weights"] | None
+from ._types import Inputs, Labels, Weights, check_shape
 
 
 def as_labels(labels: Any) -> Labels:
@@ -73,7 +69,7 @@ def check_labels(inputs: Inputs, labels: Any, num_classes: int) -> Labels:
     return labels
 
 
-def check_weights(weights: Weights, num_examples: int) -> Float[Array, " batch"] | None:
+def check_weights(weights: Weights | None, num_examples: int) -> Float[Array, " batch"] | None:
     """A batch's weights as an array `(n,)`, or `None` if there are none.
 
     **Raises:** `ValueError` if there are not as many weights as inputs, or one whose value is known is negative or not
@@ -83,10 +79,11 @@ def check_weights(weights: Weights, num_examples: int) -> Float[Array, " batch"]
         return None
     check_shape("weights", weights, (num_examples,), "one weight for each input")
     if not isinstance(weights, jax.core.Tracer):
-        known = np.asarray(weights)
+        known = np.asarray(weights, float)
         if not np.all((known >= 0) & (known < np.inf)):
             raise ValueError("`weights` holds a negative number, NaN or infinity: give numbers from 0 on, of mean 1")
-    return jnp.asarray(weights)
+    weights = jnp.asarray(weights)
+    return weights if jnp.issubdtype(weights.dtype, jnp.floating) else weights.astype(float)
 
 
 def weighted_mean(values: Float[Array, " batch"], weights: Float[Array, " batch"] | None) -> Float[Array, ""]:

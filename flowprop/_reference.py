@@ -13,9 +13,9 @@ from ._discrete import NoPropDT
 from ._embedding import Embedding
 from ._flow import Flow
 from ._label_loss import check_gradient, condition_of
-from ._labelled import Weights, check_labels, check_weights, weighted_mean
+from ._labelled import check_labels, check_weights, weighted_mean
 from ._solve import ODEIntegrator, arrive, label_integrator
-from ._types import Inputs, Point, PRNGKey, Scalar, Time, check_key, checked
+from ._types import Inputs, Point, PRNGKey, Scalar, Time, Weights, check_key, checked
 
 
 @checked
@@ -37,7 +37,8 @@ class BackpropClassifier(eqx.Module):
 
     **Arguments:**
 
-    - `blocks`: the blocks. Their objective is not used.
+    - `blocks`: the blocks. Their objective is not used. Networks that take a key, for dropout, are called as in
+      prediction: without it.
 
     **Raises:** `ValueError` if the blocks' readout has no gradient.
     """
@@ -62,7 +63,7 @@ class BackpropClassifier(eqx.Module):
         self.blocks.check_data(inputs, labels)
 
     @checked
-    def loss(self, inputs: Inputs, labels: Any, *, key: PRNGKey, weights: Weights = None) -> Scalar:
+    def loss(self, inputs: Inputs, labels: Any, *, key: PRNGKey, weights: Weights | None = None) -> Scalar:
         """The mean cross-entropy at the end of all blocks.
 
         **Arguments:**
@@ -117,7 +118,7 @@ class AdjointClassifier(eqx.Module):
     **Arguments:**
 
     - `classifier`: encoder, flow, embedding and readout. Its objective and its flow's coupling are not used: no noise
-      is paired with a label.
+      is paired with a label. A network that takes a key, for dropout, is called as in prediction: without it.
     - `integrator`: for training and, if no other is given, for prediction. By default ten steps of Euler.
 
     **Raises:** `ValueError` if the classifier's readout has no gradient.
@@ -147,7 +148,7 @@ class AdjointClassifier(eqx.Module):
         self.classifier.check_data(inputs, labels)
 
     @checked
-    def loss(self, inputs: Inputs, labels: Any, *, key: PRNGKey, weights: Weights = None) -> Scalar:
+    def loss(self, inputs: Inputs, labels: Any, *, key: PRNGKey, weights: Weights | None = None) -> Scalar:
         """The mean cross-entropy at the end of the flow.
 
         **Arguments:**

@@ -6,13 +6,14 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, Shaped
 
 from ._draws import over_draws
-from ._flow import Flow
-from ._labelled import Weights, check_weights
-from ._solve import AbstractIntegrator, ODEIntegrator, transport
-from ._types import Inputs, Points, PRNGKey, Scalar, check_key, check_positive, check_shape, checked
+from ._flow import Flow, check_stateless
+from ._labelled import check_weights
+from ._rows import is_finite, nan_unless, zeros_unless
+from ._solve import AbstractIntegrator, ODEIntegrator, carry
+from ._types import Data, Inputs, PRNGKey, Scalar, Weights, check_key, check_positive, check_shape, checked
 
 
 class Regressor(eqx.Module):
@@ -22,7 +23,8 @@ class Regressor(eqx.Module):
     space of targets, whose whole distribution `p(y | x)` it learns. The mean of its samples estimates
     `E[y | x]`; `fp.log_prob(regressor.flow, y, features)` is the log-density of targets.
 
-    Targets should be of about unit scale, the noise's: standardise them first.
+    Targets should be of about unit scale, the noise's. Otherwise give the flow a transform, such as
+    `fp.Standardise.fit(targets)`: samples then have the targets' units.
 
     ```python
     import flowprop as fp
@@ -41,6 +43,8 @@ class Regressor(eqx.Module):
     - `flow`: a flow of the targets' shape. Its network is given the features as condition. Training draws noise from
       its source and pairs it by its coupling, whose condition is the features.
     - `encoder`: a callable on one input, which returns the features. By default the input itself.
+
+    **Raises:** `ValueError` if the flow's network has a state.
     """
 
     encoder: Callable[[Any], PyTree]
@@ -48,11 +52,12 @@ class Regressor(eqx.Module):
 
     @checked
     def __init__(self, *, flow: Flow, encoder: Callable[[Any], PyTree] | None = None) -> None:
+        check_stateless(flow, "a regressor")
         self.encoder = eqx.nn.Identity() if encoder is None else encoder
         self.flow = flow
 
     @checked
-    def check_data(self, inputs: Inputs, targets: Points) -> None:
+    def check_data(self, inputs: Inputs, targets: Data) -> None:
         """Check a whole data set before training; `fp.fit` calls this once, before its first step.
 
         **Arguments:**
@@ -60,12 +65,16 @@ class Regressor(eqx.Module):
         - `inputs`: all inputs, `(n, ...)`.
         - `targets`: their targets, `(n, *shape)`.
 
-        **Raises:** `ValueError` if there are not as many targets as inputs or one has another shape.
+        **Raises:** `ValueError` if there are not as many targets as inputs, one has another shape, or one is outside of
+        the support of the flow's transform.
+
+        **Warns:** of targets far from unit scale, if the flow has no transform and starts from gaussian noise.
         """
         self._check_targets(inputs, targets)
+        self.flow.check_data(targets, inputs)
 
     @checked
-    def loss(self, inputs: Inputs, targets: Points, *, key: PRNGKey, weights: Weights = None) -> Scalar:
+    def loss(self, inputs: Inputs, targets: Data, *, key: PRNGKey, weights: Weights | None = None) -> Scalar:
         """The simulation-free training loss, [`flowprop.Flow.loss`][] given the encoded inputs.
 
         **Arguments:**
@@ -83,9 +92,9 @@ class Regressor(eqx.Module):
         self._check_targets(inputs, targets)
         weights = check_weights(weights, inputs.shape[0])
         features = jax.vmap(self.encoder)(jnp.asarray(inputs))
-        return self.flow.loss(jnp.asarray(targets), features, key=key)
+        return self.flow.loss(jnp.asarray(targets), features, key=key, weights=weights)
 
-    def _check_targets(self, inputs: Inputs, targets: Points) -> None:
+    def _check_targets(self, inputs: Inputs, targets: Data) -> None:
         check_shape("targets", targets, (inputs.shape[0], *self.flow.shape), "one of the flow's `shape` for each input")
 
     @checked
@@ -97,7 +106,7 @@ class Regressor(eqx.Module):
         key: PRNGKey,
         integrator: AbstractIntegrator | None = None,
         batch_size: int | None = None,
-    ) -> Float[Array, "batch samples *shape"]:
+    ) -> Shaped[Array, "batch samples *shape"]:
         """Samples of `p(y | x)` for each input.
 
         **Arguments:**
@@ -160,7 +169,9 @@ def _sample(
 
     def draw(features: PyTree, key: PRNGKey) -> Array:
         key_noise, key_path = jax.random.split(key)
-        return transport(flow, flow.draw_noise(key=key_noise), features, integrator, key_path)
+        noise, good = flow.draw_noise(key=key_noise), is_finite(features)
+        value, succeeded = carry(flow, noise, zeros_unless(good, features), integrator, key_path)
+        return nan_unless(good & succeeded, value)
 
     def all_of(draws: Array) -> Array:
         return draws
