@@ -73,11 +73,13 @@ def check_weights(weights: Weights | None, num_examples: int) -> Float[Array, " 
     """A batch's weights as an array `(n,)`, or `None` if there are none.
 
     **Raises:** `ValueError` if there are not as many weights as inputs, or one whose value is known is negative or not
-    finite.
+    finite; `TypeError` if they are no numbers.
     """
     if weights is None:
         return None
     check_shape("weights", weights, (num_examples,), "one weight for each input")
+    if not (jnp.issubdtype(weights.dtype, jnp.floating) or jnp.issubdtype(weights.dtype, jnp.integer)):
+        raise TypeError(f"`weights` holds {weights.dtype}: give floating-point numbers (n,)")
     if not isinstance(weights, jax.core.Tracer):
         known = np.asarray(weights, float)
         if not np.all((known >= 0) & (known < np.inf)):

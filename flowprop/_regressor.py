@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree, Shaped
 
 from ._draws import over_draws
@@ -13,38 +14,43 @@ from ._flow import Flow, check_stateless
 from ._labelled import check_weights
 from ._rows import is_finite, nan_unless, zeros_unless
 from ._solve import AbstractIntegrator, ODEIntegrator, carry
-from ._types import Data, Inputs, PRNGKey, Scalar, Weights, check_key, check_positive, check_shape, checked
+from ._types import Inputs, PRNGKey, Scalar, Weights, check_key, check_positive, check_shape, checked
+
+
+#: Of any type that the flow's transform takes; `_check_targets` checks their shape.
+Targets = Shaped[Array | np.ndarray, "..."]
 
 
 class Regressor(eqx.Module):
     """Predicts a real-valued target, and how uncertain it is, by a flow given the input.
 
-    It is to vectors what [`flowprop.Classifier`][] is to labels: the input is encoded once, and the flow moves in the
-    space of targets, whose whole distribution `p(y | x)` it learns. The mean of its samples estimates
-    `E[y | x]`; `fp.log_prob(regressor.flow, y, features)` is the log-density of targets.
+        It is to vectors what [`flowprop.Classifier`][] is to labels: the input is encoded once, and the flow moves in the
+        space of targets, whose whole distribution `p(y | x)` it learns. The mean of its samples estimates
+        `E[y | x]`; `fp.log_prob(regressor.flow, y, features)` is the log-density of targets.
 
-    Targets should be of about unit scale, the noise's. Otherwise give the flow a transform, such as
-    `fp.Standardise.fit(targets)`: samples then have the targets' units.
+        Targets should be of about unit scale, the noise's. Otherwise give the flow a transform, such as
+        `fp.Standardise.fit(targets)`: samples then have the targets' units.
 
-    ```python
-    import flowprop as fp
-    import jax
-    import jax.numpy as jnp
+        ```python
+        import flowprop as fp
+        import jax
+        import jax.numpy as jnp
+    import numpy as np
 
-    net = fp.nn.MLP(shape=(2,), condition_size=3, key=jax.random.key(0))
-    regressor = fp.Regressor(flow=fp.fm_flow(net, shape=(2,)))
-    inputs, targets = jnp.ones((5, 3)), jnp.zeros((5, 2))
-    loss = regressor.loss(inputs, targets, key=jax.random.key(1))  # what `fp.fit` minimises
-    samples = regressor.sample(inputs, 10, key=jax.random.key(2))  # (5, 10, 2)
-    ```
+        net = fp.nn.MLP(shape=(2,), condition_size=3, key=jax.random.key(0))
+        regressor = fp.Regressor(flow=fp.fm_flow(net, shape=(2,)))
+        inputs, targets = jnp.ones((5, 3)), jnp.zeros((5, 2))
+        loss = regressor.loss(inputs, targets, key=jax.random.key(1))  # what `fp.fit` minimises
+        samples = regressor.sample(inputs, 10, key=jax.random.key(2))  # (5, 10, 2)
+        ```
 
-    **Arguments:**
+        **Arguments:**
 
-    - `flow`: a flow of the targets' shape. Its network is given the features as condition. Training draws noise from
-      its source and pairs it by its coupling, whose condition is the features.
-    - `encoder`: a callable on one input, which returns the features. By default the input itself.
+        - `flow`: a flow of the targets' shape. Its network is given the features as condition. Training draws noise from
+          its source and pairs it by its coupling, whose condition is the features.
+        - `encoder`: a callable on one input, which returns the features. By default the input itself.
 
-    **Raises:** `ValueError` if the flow's network has a state.
+        **Raises:** `ValueError` if the flow's network has a state.
     """
 
     encoder: Callable[[Any], PyTree]
@@ -57,7 +63,7 @@ class Regressor(eqx.Module):
         self.flow = flow
 
     @checked
-    def check_data(self, inputs: Inputs, targets: Data) -> None:
+    def check_data(self, inputs: Inputs, targets: Targets) -> None:
         """Check a whole data set before training; `fp.fit` calls this once, before its first step.
 
         **Arguments:**
@@ -74,7 +80,7 @@ class Regressor(eqx.Module):
         self.flow.check_data(targets, inputs)
 
     @checked
-    def loss(self, inputs: Inputs, targets: Data, *, key: PRNGKey, weights: Weights | None = None) -> Scalar:
+    def loss(self, inputs: Inputs, targets: Targets, *, key: PRNGKey, weights: Weights | None = None) -> Scalar:
         """The simulation-free training loss, [`flowprop.Flow.loss`][] given the encoded inputs.
 
         **Arguments:**
@@ -94,7 +100,7 @@ class Regressor(eqx.Module):
         features = jax.vmap(self.encoder)(jnp.asarray(inputs))
         return self.flow.loss(jnp.asarray(targets), features, key=key, weights=weights)
 
-    def _check_targets(self, inputs: Inputs, targets: Data) -> None:
+    def _check_targets(self, inputs: Inputs, targets: Targets) -> None:
         check_shape("targets", targets, (inputs.shape[0], *self.flow.shape), "one of the flow's `shape` for each input")
 
     @checked

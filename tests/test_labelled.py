@@ -174,6 +174,12 @@ class TestWeights:
         changed = gradient_of(model, other, LABELS, np.ones(12, np.float32))
         assert any(not np.allclose(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(changed), strict=True))
 
+    def test_may_be_counts(self):
+        counts = np.arange(12)
+        wanted = loss_of(classifier(), INPUTS, LABELS, weights=counts.astype(np.float32))
+        found = classifier().loss(INPUTS, LABELS, key=KEY, weights=counts)
+        assert float(found) == pytest.approx(float(wanted), rel=1e-5)
+
     def test_of_each_block(self):
         model = blocks()
         losses = eqx.filter_jit(lambda weights: model.block_losses(INPUTS, LABELS, key=KEY, weights=weights))
@@ -188,7 +194,8 @@ class TestWeights:
             (np.full(12, np.nan), "`weights` holds"),
             (np.full(12, np.inf), "`weights` holds"),
             ([1.0] * 12, "`weights` is a list of 12"),
-            (np.ones(12, int), "`weights`"),
+            (np.array(["1"] * 12), "`weights` holds <U1"),
+            (np.ones(12, bool), "`weights` holds bool"),
         ],
     )
     def test_that_do_not_fit_are_refused(self, name, weights, message):
