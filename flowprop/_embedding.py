@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ._checked import described
 from ._frozen import Frozen, unfrozen
 from ._labelled import as_labels
 from ._types import PRNGKey, Real, check_key, check_number, checked, is_traced
@@ -44,9 +45,7 @@ class Embedding(eqx.Module):
         if self.norm is not None:
             check_number("norm", self.norm, above=0, remedy="give the positive length of an embedding, or `None`")
         if rows.ndim == 0 or not jnp.issubdtype(rows.dtype, jnp.floating):
-            raise TypeError(
-                f"`rows` is a {rows.dtype} array of shape {rows.shape}: give floating-point numbers (classes, *shape)"
-            )
+            raise TypeError(f"`rows` is {described(rows)}: give floating-point numbers (classes, *shape)")
         if is_traced(rows):
             return
         known = np.asarray(rows, np.float64)

@@ -75,7 +75,7 @@ def prototype_embedding(
         raise TypeError(f"`encoder` returns {features!r} where one array of floating-point numbers is needed")
     if not bool(jnp.all(jnp.isfinite(features))):
         raise ValueError(
-            "`inputs` holds values that are not finite, or `encoder` returns some: leave these examples out"
+            "`inputs`, or what `encoder` returns, has values that are not finite: leave these examples out"
         )
 
     groups = np.split(np.asarray(features), np.cumsum([len(rows) for rows in members[:-1]]))

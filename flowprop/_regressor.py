@@ -24,33 +24,32 @@ Targets = Shaped[Array | np.ndarray, "..."]
 class Regressor(eqx.Module):
     """Predicts a real-valued target, and how uncertain it is, by a flow given the input.
 
-        It is to vectors what [`flowprop.Classifier`][] is to labels: the input is encoded once, and the flow moves in the
-        space of targets, whose whole distribution `p(y | x)` it learns. The mean of its samples estimates
-        `E[y | x]`; `fp.log_prob(regressor.flow, y, features)` is the log-density of targets.
+    It is to vectors what [`flowprop.Classifier`][] is to labels: the input is encoded once, and the flow moves in the
+    space of targets, whose whole distribution `p(y | x)` it learns. The mean of its samples estimates
+    `E[y | x]`; `fp.log_prob(regressor.flow, y, features)` is the log-density of targets.
 
-        Targets should be of about unit scale, the noise's. Otherwise give the flow a transform, such as
-        `fp.Standardise.fit(targets)`: samples then have the targets' units.
+    Targets should be of about unit scale, the noise's. Otherwise give the flow a transform, such as
+    `fp.Standardise.fit(targets)`: samples then have the targets' units.
 
-        ```python
-        import flowprop as fp
-        import jax
-        import jax.numpy as jnp
-    import numpy as np
+    ```python
+    import flowprop as fp
+    import jax
+    import jax.numpy as jnp
 
-        net = fp.nn.MLP(shape=(2,), condition_size=3, key=jax.random.key(0))
-        regressor = fp.Regressor(flow=fp.fm_flow(net, shape=(2,)))
-        inputs, targets = jnp.ones((5, 3)), jnp.zeros((5, 2))
-        loss = regressor.loss(inputs, targets, key=jax.random.key(1))  # what `fp.fit` minimises
-        samples = regressor.sample(inputs, 10, key=jax.random.key(2))  # (5, 10, 2)
-        ```
+    net = fp.nn.MLP(shape=(2,), condition_size=3, key=jax.random.key(0))
+    regressor = fp.Regressor(flow=fp.fm_flow(net, shape=(2,)))
+    inputs, targets = jnp.ones((5, 3)), jnp.zeros((5, 2))
+    loss = regressor.loss(inputs, targets, key=jax.random.key(1))  # what `fp.fit` minimises
+    samples = regressor.sample(inputs, 10, key=jax.random.key(2))  # (5, 10, 2)
+    ```
 
-        **Arguments:**
+    **Arguments:**
 
-        - `flow`: a flow of the targets' shape. Its network is given the features as condition. Training draws noise from
-          its source and pairs it by its coupling, whose condition is the features.
-        - `encoder`: a callable on one input, which returns the features. By default the input itself.
+    - `flow`: a flow of the targets' shape. Its network is given the features as condition. Training draws noise from
+      its source and pairs it by its coupling, whose condition is the features.
+    - `encoder`: a callable on one input, which returns the features. By default the input itself.
 
-        **Raises:** `ValueError` if the flow's network has a state.
+    **Raises:** `ValueError` if the flow's network has a state.
     """
 
     encoder: Callable[[Any], PyTree]

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import flowprop as fp
+from flowprop._transform import Standardise
 
 
 KEY = jax.random.key(31)
@@ -173,20 +174,23 @@ class Wide(eqx.Module):
         return jnp.sum(jnp.sort(jnp.sin(z[0] * jnp.arange(100.0))))[None]
 
 
+def in_units():
+    transform = Standardise(jnp.array([50.0]), jnp.array([10.0]))
+    return fp.Flow(Gaussian(), fp.CondOTPath(), fp.VelocityPrediction(), shape=(1,), transform=transform)
+
+
 class TestUnits:
     def test_samples_have_those_of_the_targets(self):
         """The velocity of N(0, 1) in the flow's coordinates: N(mean, std^2) in the targets' units."""
-        flow = fp.fm_flow(Gaussian(), shape=(1,), transform=fp.Standardise(jnp.array([50.0]), jnp.array([10.0])))
-        regressor = fp.Regressor(flow=flow)
+        regressor = fp.Regressor(flow=in_units())
         found = np.asarray(regressor.sample(INPUTS, 4000, key=KEY), float)
         np.testing.assert_allclose(np.mean(found, axis=1), 50 + 10 * INPUTS, atol=40 * STD / np.sqrt(4000))
         np.testing.assert_allclose(np.std(found, axis=1), np.full((5, 1), 10 * STD), rtol=4 / np.sqrt(2 * 4000))
 
     def test_the_loss_is_the_flows(self):
-        flow = fp.fm_flow(Gaussian(), shape=(1,), transform=fp.Standardise(jnp.array([50.0]), jnp.array([10.0])))
         weights = np.arange(5, dtype=np.float32)
         targets = (50 + 10 * INPUTS).astype(np.float32)
-        found = fp.Regressor(flow=flow).loss(INPUTS, targets, key=KEY, weights=weights)
+        found = fp.Regressor(flow=in_units()).loss(INPUTS, targets, key=KEY, weights=weights)
         plain = fp.fm_flow(Gaussian(), shape=(1,))
         wanted = fp.Regressor(flow=plain).loss(INPUTS, INPUTS, key=KEY, weights=weights)
         assert float(found) == pytest.approx(float(wanted), rel=1e-4)
