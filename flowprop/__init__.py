@@ -101,6 +101,11 @@ from ._source import (
     GaussianSource as GaussianSource,
 )
 from ._train import fit as fit
+from ._transform import (
+    Bounded as Bounded,
+    Standardise as Standardise,
+    Whiten as Whiten,
+)
 from ._weighting import (
     AbstractTimeSampling as AbstractTimeSampling,
     AbstractWeighting as AbstractWeighting,
