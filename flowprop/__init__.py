@@ -41,7 +41,6 @@ from ._embedding import (
     learned_embedding as learned_embedding,
     one_hot_embedding as one_hot_embedding,
     orthogonal_embedding as orthogonal_embedding,
-    prototype_embedding as prototype_embedding,
 )
 from ._flow import Flow as Flow
 from ._frozen import Frozen as Frozen, trainable as trainable
@@ -69,6 +68,7 @@ from ._prediction import (
     TargetPrediction as TargetPrediction,
     VelocityPrediction as VelocityPrediction,
 )
+from ._prototypes import prototype_embedding as prototype_embedding
 from ._readout import (
     AbstractReadout as AbstractReadout,
     LinearReadout as LinearReadout,
