@@ -22,6 +22,7 @@ from ._coupling import (
     SinkhornCoupling as SinkhornCoupling,
 )
 from ._discrete import NoPropDT as NoPropDT
+from ._distribution import FlowDistribution as FlowDistribution, as_distribution as as_distribution
 from ._divergence import (
     AbstractDivergence as AbstractDivergence,
     AbstractProbes as AbstractProbes,
@@ -97,6 +98,7 @@ from ._solve import (
 )
 from ._source import (
     AbstractSource as AbstractSource,
+    DistributionSource as DistributionSource,
     EmpiricalSource as EmpiricalSource,
     GaussianSource as GaussianSource,
 )
