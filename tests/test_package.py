@@ -49,6 +49,10 @@ HOUSE = [
     "_local",
     "_discrete",
     "_reference",
+    "_data",
+    "_loss",
+    "_optimiser",
+    "_trainer",
     "_train",
     "_checkpoint",
 ]
