@@ -63,7 +63,8 @@ def evaluate_loss(
             f"`model.loss` returns a tuple of {len(parts)}: return the loss, `(loss, metrics)`, or "
             "`(loss, metrics, model)`"
         )
-    value, metrics, new = (*parts, *(None, {}, None)[len(parts) :])
+    rest: list[Any] = [{}, None]
+    value, metrics, new = [*parts, *rest[len(parts) - 1 :]]
     if not is_real_scalar(value) or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
         raise TypeError(
             f"`model.loss` returns {described(value)} where a real scalar is needed: return the mean over the batch"
