@@ -1,6 +1,7 @@
 """What Optax's optimisers ask of a training loop: where gradients are taken, which parameters are the result."""
 
 import inspect
+import logging
 from typing import Any
 
 import jax
@@ -31,14 +32,21 @@ def start(optimiser: optax.GradientTransformation, parameters: PyTree) -> tuple[
 
     `optax.lookahead` wants them in pairs, fast and slow, all others as they are.
     """
-    pair = optax.LookaheadParams.init_synced(parameters)
+    # Optax warns of parameters that are no pair, before it is known that they should be one.
+    logger = logging.getLogger("absl")
+    logger.addFilter(_is_no_advice_on_pairs)
     try:
-        # A trial: an optimiser for single parameters may refuse a pair in any way.
-        pairs = _found(jax.eval_shape(optimiser.init, pair), optax.LookaheadState)
-    except Exception:
-        pairs = []
-    parameters = pair if pairs else parameters
+        state = optimiser.init(parameters)
+    finally:
+        logger.removeFilter(_is_no_advice_on_pairs)
+    if not _found(state, optax.LookaheadState):
+        return parameters, state
+    parameters = optax.LookaheadParams.init_synced(parameters)
     return parameters, optimiser.init(parameters)
+
+
+def _is_no_advice_on_pairs(record: logging.LogRecord) -> bool:
+    return "no attribute `fast`" not in record.getMessage()
 
 
 def trained(parameters: PyTree) -> PyTree:

@@ -142,6 +142,20 @@ class TestWeights:
     def test_are_not_passed_unless_given(self):
         fit(Given(lambda w, x, weights=None: w if weights is None else 1 / 0))
 
+    def test_of_a_flow(self):
+        """Half of the points lie at 2, the others, with weight 0, at -2."""
+        points = np.where(np.arange(400)[:, None] % 2, 2.0, -2.0).astype(np.float32)
+        points += 0.1 * np.random.default_rng(0).standard_normal((400, 1)).astype(np.float32)
+        flow = fp.fm_flow(fp.nn.MLP(shape=(1,), width=16, depth=1, key=KEY), shape=(1,))
+        settings = {"optimiser": optax.adam(0.01), "steps": 300, "batch_size": 100}
+        weighted, history = fit(flow, points, weights=np.arange(400) % 2, **settings)
+        samples = np.asarray(fp.sample(weighted, 200, key=KEY))
+        assert np.mean(samples > 0) > 0.97
+        _, ones = fit(flow, points, weights=np.full(400, 3.0), **settings)
+        _, plain = fit(flow, points, **settings)
+        np.testing.assert_allclose(ones["loss"][:5], plain["loss"][:5], rtol=1e-5)
+        assert np.all(history["loss"] != plain["loss"])
+
     def test_a_loss_without_them(self):
         class Plain(eqx.Module):
             w: jax.Array
