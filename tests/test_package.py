@@ -59,6 +59,10 @@ HOUSE = [
     "_stacked",
     "_discrete",
     "_reference",
+    "_data",
+    "_loss",
+    "_optimiser",
+    "_trainer",
     "_train",
     "_checkpoint",
 ]
