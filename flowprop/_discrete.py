@@ -20,8 +20,9 @@ from ._path import VPPath
 from ._prediction import AbstractPrediction, CategoricalPrediction
 from ._readout import AbstractReadout, RadialReadout
 from ._schedule import AbstractNoiseSchedule, CosineNoiseSchedule
+from ._time_sampling import AbstractTimeSampling
 from ._types import Inputs, Labels, PRNGKey, Real, Scalar, Time, check_key, check_positive, checked
-from ._weighting import AbstractTimeSampling, StepELBOWeighting
+from ._weighting import StepELBOWeighting
 
 
 Encoder = Callable[[Any], PyTree]
