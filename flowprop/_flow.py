@@ -411,6 +411,9 @@ def check_stateless(flow: Flow, what: str) -> None:
 def check_condition(x: PyTree, batch: int) -> None:
     """Raise a `ValueError` unless every leaf of a batch's condition carries the batch axis."""
     for leaf in jax.tree.leaves(x):
+        if not eqx.is_array_like(leaf):
+            remedy = "give the numbers, `.to_numpy()`" if callable(getattr(leaf, "to_numpy", None)) else "give arrays"
+            raise TypeError(f"`x` holds a {type(leaf).__name__} where arrays are needed: {remedy}")
         if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != batch:
             raise ValueError(
                 f"`x` has a leaf of shape {jnp.shape(leaf)} where the batch has {batch} examples: "
