@@ -1,8 +1,8 @@
 """The loss of a model as training calls it, and what it may return."""
 
 import inspect
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -21,9 +21,17 @@ SOUND = "sound"
 RESERVED = frozenset({"step", "loss", "evaluation_step", SOUND})
 
 
+@runtime_checkable
+class Trainable(Protocol):
+    """Anything with `loss(*batch, key=key)`. What it may return is said in [`flowprop.fit`][]."""
+
+    @property
+    def loss(self) -> Callable[..., Any]: ...
+
+
 def check_loss(model: Any, entries: tuple[PyTree, ...], weights: Any) -> None:
     """Raise a `TypeError` unless the model has a loss that takes one argument for each entry of the data."""
-    if isinstance(model, type) or not callable(getattr(model, "loss", None)):
+    if isinstance(model, type) or not isinstance(model, Trainable):
         missing = "make an instance" if isinstance(model, type) else "give a flow, a classifier, or one of your own"
         raise TypeError(
             f"`model` is {described(model)} where a model with `loss(*batch, key=key)` is needed: {missing}"

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,20 +18,14 @@ from ._trainer import Trainer
 from ._types import PRNGKey, Real, check_key, check_number, check_positive, checked, is_traced
 
 
-class Trainable(Protocol):
-    """Anything with `loss(*batch, key=key)`. What it may return is said in [`flowprop.fit`][]."""
-
-    @property
-    def loss(self) -> Callable[..., Any]: ...
-
-
+@runtime_checkable
 class ChecksData(Protocol):
     """A model that looks at the whole of its data before it is trained, to refuse some or to warn of them."""
 
     def check_data(self, *data: PyTree) -> None: ...
 
 
-#: A `Trainable`. `fit` asks for that itself, to say what is missing.
+#: What has a `loss`. `fit` asks for that itself, to say what is missing.
 Model = TypeVar("Model")
 Augment = Callable[..., PyTree]
 History = dict[str, np.ndarray]
@@ -145,9 +139,8 @@ def fit(
     check_loss(model, entries, weights)
     weights = None if weights is None else jnp.asarray(example_weights(weights, num_examples), float)
     check_finite(entries)
-    check_data = getattr(model, "check_data", None)
-    if check_data is not None:
-        check_data(*entries)
+    if isinstance(model, ChecksData):
+        model.check_data(*entries)
     if augment is not None:
         _check_augment(augment, entries[0], key)
     train = Trainer(

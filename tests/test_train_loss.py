@@ -11,7 +11,6 @@ import optax
 import pytest
 
 import flowprop as fp
-from flowprop._train import Trainable
 from flowprop._trainer import has_convolutions
 
 
@@ -508,8 +507,3 @@ class TestConvolutions:
 
 
 NHWC = ("NHWC", "HWIO", "NHWC")
-
-
-def test_a_trainable_is_what_has_a_loss():
-    model: Trainable = Pair(ONE)
-    assert callable(model.loss)
