@@ -23,8 +23,9 @@ from ._prediction import AbstractPrediction, CategoricalPrediction
 from ._readout import AbstractReadout, RadialReadout, most_probable
 from ._schedule import AbstractNoiseSchedule, CosineNoiseSchedule
 from ._stacked import arrays_of, stacked
+from ._time_sampling import AbstractTimeSampling
 from ._types import Inputs, PRNGKey, Real, Scalar, Time, Weights, check_key, check_number, check_positive, checked
-from ._weighting import AbstractTimeSampling, StepELBOWeighting
+from ._weighting import StepELBOWeighting
 
 
 Encoder = Callable[[Any], PyTree]

@@ -25,10 +25,15 @@ HOUSE = [
     "_transform",
     "_network",
     "_schedule",
+    "_unbounded_schedules",
+    "_span",
     "_path",
+    "_affine_path",
     "_prediction",
+    "_time_sampling",
     "_weighting",
     "_source",
+    "_assignment",
     "_coupling",
     "_flow",
     "_constructors",
@@ -59,6 +64,10 @@ HOUSE = [
     "_stacked",
     "_discrete",
     "_reference",
+    "_data",
+    "_loss",
+    "_optimiser",
+    "_trainer",
     "_train",
     "_checkpoint",
 ]
@@ -208,6 +217,7 @@ CONTRACT = """
     Flow fm_flow ct_flow df_flow ODEIntegrator SDEIntegrator ExactDivergence HutchinsonDivergence
     sample log_prob solve function_evaluations one_hot_embedding learned_embedding orthogonal_embedding
     prototype_embedding Classifier NoPropDT Frozen
+    Standardise Whiten Bounded Positive Circular Chain Dequantise
     fit save load nn data metrics conformance plot
 """
 
