@@ -24,14 +24,14 @@ def over_draws(
 ) -> Array:
     """`collect(draws)` for each input, its `draws` being `draw(encode(input), key)` for `num_draws` keys.
 
-    Each input is encoded once. The result for an input depends on its place and on `key`, not on its batch. A draw is NaN
-    if it fails, or if the input or its code is not finite. (The input is looked at too: compiled for a CPU,
-    `jax.nn.relu` makes 0 of NaN.)
+    Each input is encoded once. The result for an input depends on its place and on `key`, not on its batch. A draw is
+    NaN if it fails, or if the input or its code is not finite. (The input is checked too: compiled for a CPU,
+    `jax.nn.relu` may make 0 of NaN.)
 
     **Arguments:**
 
     - `encode`: from one input to what its draws share.
-    - `draw`: from that and a key to one draw, and whether it succeeded. It sees 0 in place of a code that is not finite.
+    - `draw`: from that and a key to one draw, and whether it succeeded. It gets zeros for a code that is not finite.
     - `collect`: from one input's draws, along a first axis, to its result.
     - `inputs`: a batch.
     - `key`: split into one for each input, and each of these into one for each draw.

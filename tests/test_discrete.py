@@ -386,7 +386,7 @@ class TestConstruction:
         ("change", "message"),
         [
             ({"networks": []}, "`networks` is empty"),
-            ({"networks": [Constant(jnp.zeros(3)), Constant(jnp.zeros(4))]}, "`networks` differ: number 1 differs from number 0"),
+            ({"networks": [Constant(jnp.zeros(3)), Constant(jnp.zeros(4))]}, "`networks` differ: number 1 differs"),
             ({"networks": [Constant(jnp.zeros(3)), Perceptron(KEY)]}, "`networks` differ: number 1"),
             ({"networks": [jnp.sin, jnp.cos]}, "`networks` differ: number 1"),
             ({"encoder": [jnp.sin]}, "`encoder` has 1 callables where `networks` has 2"),
