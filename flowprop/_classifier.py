@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ._draws import over_draws
 from ._embedding import Embedding
@@ -15,7 +15,6 @@ from ._label_loss import choose_objective, condition_of, label_terms, sum_of
 from ._labelled import check_labels, check_weights
 from ._objective import AbstractObjective
 from ._readout import AbstractReadout, RadialReadout, most_probable
-from ._rows import is_finite, nan_unless, zeros_unless
 from ._solve import AbstractIntegrator, carry, function_evaluations, label_integrator, solve
 from ._types import Inputs, PRNGKey, Scalar, Weights, check_key, check_positive, checked
 
@@ -177,8 +176,8 @@ class Classifier(eqx.Module):
         - `num_draws`: how many draws of the starting noise, for each input.
         - `batch_size`: how many inputs are solved at once, each with its draws. By default as many as make 1024 draws.
 
-        **Returns:** probabilities `(n, classes)`. An input whose features or solve are not finite has NaN in its row;
-        the other rows are not affected.
+        **Returns:** probabilities `(n, classes)`. An input that is not finite, or whose features are not, or
+        whose solve fails, has NaN in its row; the other rows are not affected.
 
         **Raises:** `ValueError` if `num_draws` or `batch_size` is not positive.
         """
@@ -237,7 +236,7 @@ class Classifier(eqx.Module):
         - `integrator`: by default ten steps of Euler.
         - `batch_size`: how many inputs are solved at once. By default 1024.
 
-        **Returns:** counts `(n,)`. For an input whose features are not finite, the count is that of features of 0.
+        **Returns:** counts `(n,)`. For an input that is not finite, the count is that of features of 0.
 
         **Raises:** `ValueError` if `batch_size` is not positive.
         """
@@ -258,11 +257,11 @@ def _predict(
 ) -> Array:
     flow, matrix = classifier.flow, classifier.embedding.matrix
 
-    def draw(condition: PyTree, key: PRNGKey) -> Array:
+    def draw(condition: PyTree, key: PRNGKey) -> tuple[Array, Bool[Array, ""]]:
         key_noise, key_path = jax.random.split(key)
-        noise, good = flow.draw_noise(key=key_noise).astype(matrix.dtype), is_finite(condition)
-        end, succeeded = carry(flow, noise, zeros_unless(good, condition), integrator, key_path)
-        return nan_unless(good & succeeded, jnp.exp(classifier.readout(end, matrix)))
+        noise = flow.draw_noise(key=key_noise).astype(matrix.dtype)
+        end, succeeded = carry(flow, noise, condition, integrator, key_path)
+        return jnp.exp(classifier.readout(end, matrix)), succeeded
 
     def mean(draws: Array) -> Array:
         return jnp.mean(draws, axis=0)
@@ -276,12 +275,11 @@ def _function_evaluations(
 ) -> Array:
     flow, dtype = classifier.flow, classifier.embedding.matrix.dtype
 
-    def count(condition: PyTree, key: PRNGKey) -> Array:
+    def count(condition: PyTree, key: PRNGKey) -> tuple[Array, Bool[Array, ""]]:
         key_noise, key_path = jax.random.split(key)
         noise = flow.draw_noise(key=key_noise).astype(dtype)
-        finite = zeros_unless(is_finite(condition), condition)
-        solution = solve(flow, noise, finite, integrator=integrator, key=key_path)
-        return function_evaluations(solution, integrator) + (flow.span[1] < 1)
+        solution = solve(flow, noise, condition, integrator=integrator, key=key_path)
+        return function_evaluations(solution, integrator) + (flow.span[1] < 1), jnp.asarray(True)
 
     def first(draws: Array) -> Array:
         return draws[0]

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ._classifier import Classifier
 from ._draws import over_draws
@@ -21,7 +21,6 @@ from ._objective import AbstractObjective
 from ._path import VPPath
 from ._prediction import AbstractPrediction, CategoricalPrediction
 from ._readout import AbstractReadout, RadialReadout, most_probable
-from ._rows import is_finite, nan_unless
 from ._schedule import AbstractNoiseSchedule, CosineNoiseSchedule
 from ._stacked import arrays_of, stacked
 from ._time_sampling import AbstractTimeSampling
@@ -271,8 +270,8 @@ class NoPropDT(eqx.Module):
         - `batch_size`: how many inputs are computed at once, each with its draws. By default as many as make 1024
           draws.
 
-        **Returns:** probabilities `(n, classes)`, by T evaluations of a network each; NaN in the row of an input whose
-        features are not finite.
+        **Returns:** probabilities `(n, classes)`, by T evaluations of a network each; NaN in the row of an input
+        that is not finite, or whose features are not.
 
         **Raises:** `ValueError` if `num_draws` or `batch_size` is not positive.
         """
@@ -393,9 +392,8 @@ class NoPropDT(eqx.Module):
 def _predict(model: NoPropDT, inputs: Array, key: PRNGKey, num_draws: int, batch_size: int | None) -> Array:
     matrix = model.embedding.matrix
 
-    def draw(features: PyTree, key: PRNGKey) -> Array:
-        end = model.transport(features, key=key)
-        return nan_unless(is_finite(features), jnp.exp(model.readout(end, matrix)))
+    def draw(features: PyTree, key: PRNGKey) -> tuple[Array, Bool[Array, ""]]:
+        return jnp.exp(model.readout(model.transport(features, key=key), matrix)), jnp.asarray(True)
 
     def mean(draws: Array) -> Array:
         return jnp.mean(draws, axis=0)

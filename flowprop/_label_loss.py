@@ -10,7 +10,6 @@ from ._frozen import trainable
 from ._labelled import weighted_mean
 from ._network import train_network
 from ._objective import AbstractObjective, CrossEntropyObjective, LabelSample, RegressionObjective, Terms
-from ._path import CondOTPath
 from ._readout import AbstractReadout
 from ._types import Point, PRNGKey, Scalar, Time
 
@@ -45,7 +44,7 @@ def choose_objective(
         )
     if objective.needs_gaussian_noise:
         flow.check_gaussian(f"`{name}`")
-    if objective.path_noise > 0 and not isinstance(flow.path, CondOTPath):
+    if objective.path_noise > 0 and not flow.path.is_straight:
         raise ValueError(
             f"`path_noise` of the objective is {objective.path_noise} and the path of `flow` a "
             f"{type(flow.path).__name__}: give 0, or a flow on `fp.CondOTPath()`"

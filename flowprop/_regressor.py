@@ -7,12 +7,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
+from ._checked import described
 from ._draws import over_draws
 from ._flow import Flow, check_stateless
 from ._labelled import check_weights
-from ._rows import is_finite, nan_unless, zeros_unless
 from ._solve import AbstractIntegrator, ODEIntegrator, carry
 from ._types import Inputs, PRNGKey, Scalar, Weights, check_key, check_positive, check_shape, checked
 
@@ -101,6 +101,8 @@ class Regressor(eqx.Module):
 
     def _check_targets(self, inputs: Inputs, targets: Targets) -> None:
         check_shape("targets", targets, (inputs.shape[0], *self.flow.shape), "one of the flow's `shape` for each input")
+        if self.flow.transform.is_identity and not jnp.issubdtype(targets.dtype, jnp.floating):
+            raise TypeError(f"`targets` is {described(targets)}: give floating-point numbers, `.astype(float)`")
 
     @checked
     def sample(
@@ -123,7 +125,8 @@ class Regressor(eqx.Module):
         - `batch_size`: how many inputs are solved at once, each with its samples. By default as many as make 1024
           samples.
 
-        **Returns:** `(n, num_samples, *shape)`. A sample whose solve fails is NaN; the others are not affected.
+        **Returns:** `(n, num_samples, *shape)`. The samples of an input that is not finite are NaN, and a sample
+        whose solve fails is; the others are not affected.
 
         **Raises:** `ValueError` if `num_samples` or `batch_size` is not positive.
         """
@@ -172,11 +175,9 @@ def _sample(
 ) -> Array:
     flow = regressor.flow
 
-    def draw(features: PyTree, key: PRNGKey) -> Array:
+    def draw(features: PyTree, key: PRNGKey) -> tuple[Array, Bool[Array, ""]]:
         key_noise, key_path = jax.random.split(key)
-        noise, good = flow.draw_noise(key=key_noise), is_finite(features)
-        value, succeeded = carry(flow, noise, zeros_unless(good, features), integrator, key_path)
-        return nan_unless(good & succeeded, value)
+        return carry(flow, flow.draw_noise(key=key_noise), features, integrator, key_path)
 
     def all_of(draws: Array) -> Array:
         return draws

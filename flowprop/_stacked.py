@@ -24,7 +24,7 @@ def stacked(networks: Sequence[Network]) -> Network:
     for index in range(1, len(networks)):
         if not eqx.tree_equal(rest[0], rest[index]) or shapes[0] != shapes[index]:
             raise ValueError(
-                f"`networks[{index}]` and `networks[0]` differ in more than the values of arrays: make all networks by "
-                "one constructor, with a key for each"
+                f"`networks` differ: number {index} differs from number 0 in more than the values of arrays; make all "
+                "networks by one constructor, with a key for each"
             )
     return eqx.combine(jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays), rest[0])

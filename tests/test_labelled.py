@@ -227,6 +227,14 @@ class TestNotFinite:
         # Inside `jit` nothing can be said but -1.
         np.testing.assert_array_equal(eqx.filter_jit(broken.predict)(INPUTS, key=KEY), np.full(12, -1))
 
+    def test_an_encoder_does_not_hide_a_row_of_nan(self):
+        """Compiled for a CPU, `jax.nn.relu` makes 0 of NaN after a batch of convolutions: features that look right."""
+        encoder = fp.nn.ConvEncoder((8, 8, 1), 2, channels=(4,), key=KEY)
+        model = fp.Classifier(encoder=encoder, flow=classifier().flow, embedding=fp.one_hot_embedding(3))
+        images = np.random.default_rng(0).uniform(size=(3, 8, 8, 1)).astype(np.float32)
+        images[1] = np.nan
+        assert list(np.asarray(model.predict(images, key=KEY)) < 0) == [False, True, False]
+
     def test_inputs_that_are_all_nan_are_no_error(self):
         found = classifier().predict(np.full((3, 2), np.nan, np.float32), key=KEY)
         np.testing.assert_array_equal(found, [-1, -1, -1])
