@@ -161,7 +161,7 @@ class TestConditional:
 
     def test_noise_does_not_tell_of_the_class(self, key):
         z0, z1, labels = self.two_classes(key)
-        for coupling, biased in ((fp.ConditionalOTCoupling(), False), (fp.OTCoupling(), True)):
+        for coupling, biased in ((fp.ConditionalOTCoupling(), False), (fp.OTCoupling(ignore_condition=True), True)):
             paired = pair(coupling, z0, z1, labels, key)[:, 0]
             for label in (0, 1):
                 noise = paired[labels == label]
@@ -237,7 +237,8 @@ class TestConditional:
 @pytest.mark.parametrize("coupling", COUPLINGS[1:], ids=lambda coupling: type(coupling).__name__)
 def test_refuses_a_wrong_shape(coupling, key):
     with pytest.raises(ValueError, match=rf"`z1` has shape \(3, 2\) where \({N}, 2\) is needed: noise and data"):
-        coupling.pair(jnp.zeros((N, 2)), jnp.zeros((3, 2)), jnp.zeros(N), key=key)
+        x = None if not isinstance(coupling, fp.ConditionalOTCoupling) else jnp.zeros(N)
+        coupling.pair(jnp.zeros((N, 2)), jnp.zeros((3, 2)), x, key=key)
 
 
 class TestFlow:
