@@ -1,5 +1,9 @@
 """Flows, generative and discriminative, on JAX, Equinox and Diffrax."""
 
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
 from . import data as data, metrics as metrics, nn as nn
 from ._affine_path import (
     AffinePath as AffinePath,
@@ -24,6 +28,7 @@ from ._coupling import (
     SinkhornCoupling as SinkhornCoupling,
 )
 from ._discrete import NoPropDT as NoPropDT
+from ._distribution import FlowDistribution as FlowDistribution, as_distribution as as_distribution
 from ._divergence import (
     AbstractDivergence as AbstractDivergence,
     AbstractProbes as AbstractProbes,
@@ -43,10 +48,10 @@ from ._embedding import (
     learned_embedding as learned_embedding,
     one_hot_embedding as one_hot_embedding,
     orthogonal_embedding as orthogonal_embedding,
-    prototype_embedding as prototype_embedding,
 )
 from ._flow import Flow as Flow
 from ._frozen import Frozen as Frozen, trainable as trainable
+from ._given import given as given
 from ._guidance import ConditionDropout as ConditionDropout, guide as guide
 from ._importance import ImportanceWeights as ImportanceWeights, importance_weights as importance_weights
 from ._log_prob import log_prob as log_prob
@@ -70,6 +75,7 @@ from ._prediction import (
     TargetPrediction as TargetPrediction,
     VelocityPrediction as VelocityPrediction,
 )
+from ._prototypes import prototype_embedding as prototype_embedding
 from ._readout import (
     AbstractReadout as AbstractReadout,
     LinearReadout as LinearReadout,
@@ -98,6 +104,7 @@ from ._solve import (
 )
 from ._source import (
     AbstractSource as AbstractSource,
+    DistributionSource as DistributionSource,
     EmpiricalSource as EmpiricalSource,
     GaussianSource as GaussianSource,
 )
@@ -110,6 +117,19 @@ from ._time_sampling import (
     UniformTimeSampling as UniformTimeSampling,
 )
 from ._train import fit as fit
+from ._transform import (
+    AbstractBijectiveTransform as AbstractBijectiveTransform,
+    AbstractTransform as AbstractTransform,
+    Bounded as Bounded,
+    Chain as Chain,
+    Circular as Circular,
+    Dequantise as Dequantise,
+    IdentityTransform as IdentityTransform,
+    OnColumns as OnColumns,
+    Positive as Positive,
+    Standardise as Standardise,
+    Whiten as Whiten,
+)
 from ._unbounded_schedules import (
     CauchyNoiseSchedule as CauchyNoiseSchedule,
     ExponentialNoiseSchedule as ExponentialNoiseSchedule,
@@ -127,10 +147,18 @@ from ._weighting import (
 )
 
 
+if TYPE_CHECKING:
+    from . import conformance as conformance, plot as plot
+
+__version__ = version("flowprop")
+
+
 def __getattr__(name: str) -> object:
     # Loaded when first asked for: figures need matplotlib, which the core does not, and checks are for tests.
     if name in ("conformance", "plot"):
-        from importlib import import_module
-
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), "conformance", "plot"])

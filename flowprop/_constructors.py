@@ -1,5 +1,10 @@
 """The usual flows: flow matching, target prediction, noise prediction."""
 
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import PyTree
+
 from ._coupling import AbstractCoupling
 from ._flow import Flow, Network
 from ._path import CondOTPath, VPPath
@@ -7,6 +12,7 @@ from ._prediction import AbstractPrediction, NoisePrediction, TargetPrediction, 
 from ._schedule import AbstractNoiseSchedule, SigmoidNoiseSchedule
 from ._source import AbstractSource
 from ._time_sampling import AbstractTimeSampling
+from ._transform import AbstractTransform, Bijection
 from ._types import checked
 from ._weighting import AbstractWeighting, ELBOWeighting, UniformWeighting
 
@@ -20,6 +26,8 @@ def fm_flow(
     time_sampling: AbstractTimeSampling | None = None,
     source: AbstractSource | None = None,
     coupling: AbstractCoupling | None = None,
+    transform: AbstractTransform | Bijection | None = None,
+    encoder: Callable[[Any], PyTree] | None = None,
 ) -> Flow:
     """Flow matching: the straight path, velocity prediction, weight 1.
 
@@ -33,6 +41,8 @@ def fm_flow(
     - `time_sampling`: of the times in a batch. By default stratified, uniform over the span.
     - `source`: of `z_0`. By default `N(0, I)`.
     - `coupling`: how noise and data are paired in training. By default independently.
+    - `transform`: from the data's units to the path's coordinates, such as `fp.Standardise.fit(points)`. By default none.
+    - `encoder`: a callable on one condition, trained along and called once for a solve. By default none.
 
     **Returns:** the flow.
 
@@ -55,6 +65,8 @@ def fm_flow(
         time_sampling=time_sampling,
         source=source,
         coupling=coupling,
+        transform=transform,
+        encoder=encoder,
     )
 
 
@@ -68,6 +80,8 @@ def ct_flow(
     weighting: AbstractWeighting | None = None,
     time_sampling: AbstractTimeSampling | None = None,
     coupling: AbstractCoupling | None = None,
+    transform: AbstractTransform | Bijection | None = None,
+    encoder: Callable[[Any], PyTree] | None = None,
 ) -> Flow:
     """Continuous-time diffusion: the variance-preserving path, target prediction (NoProp-CT).
 
@@ -85,6 +99,8 @@ def ct_flow(
       units (a target, plain or categorical, on any span), and 1 for any other.
     - `time_sampling`: of the times in a batch. By default stratified, uniform over the span.
     - `coupling`: how noise and data are paired in training. By default independently.
+    - `transform`: from the data's units to the path's coordinates, such as `fp.Standardise.fit(points)`. By default none.
+    - `encoder`: a callable on one condition, trained along and called once for a solve. By default none.
 
     **Returns:** the flow.
 
@@ -111,6 +127,8 @@ def ct_flow(
         weighting=weighting,
         time_sampling=time_sampling,
         coupling=coupling,
+        transform=transform,
+        encoder=encoder,
     )
 
 
@@ -123,6 +141,8 @@ def df_flow(
     weighting: AbstractWeighting | None = None,
     time_sampling: AbstractTimeSampling | None = None,
     coupling: AbstractCoupling | None = None,
+    transform: AbstractTransform | Bijection | None = None,
+    encoder: Callable[[Any], PyTree] | None = None,
 ) -> Flow:
     """Denoising diffusion: the variance-preserving path, noise prediction, weight 1.
 
@@ -137,6 +157,8 @@ def df_flow(
     - `weighting`: of the error over time. By default 1.
     - `time_sampling`: of the times in a batch. By default stratified, uniform over the span.
     - `coupling`: how noise and data are paired in training. By default independently.
+    - `transform`: from the data's units to the path's coordinates, such as `fp.Standardise.fit(points)`. By default none.
+    - `encoder`: a callable on one condition, trained along and called once for a solve. By default none.
 
     **Returns:** the flow.
 
@@ -159,4 +181,6 @@ def df_flow(
         weighting=weighting,
         time_sampling=time_sampling,
         coupling=coupling,
+        transform=transform,
+        encoder=encoder,
     )

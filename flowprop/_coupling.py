@@ -23,10 +23,8 @@ class AbstractCoupling(eqx.Module):
     of your own defines `pair`.
     """
 
-    @property
-    def is_independent(self) -> bool:
-        """Whether noise is independent of data: an SDE, an ancestral step and a score need that."""
-        return False
+    #: Whether noise is independent of data: an SDE, an ancestral step and a score need that.
+    is_independent: ClassVar[bool] = False
 
     @abc.abstractmethod
     def pair(self, z0: Batch, z1: Float[Array, "..."], x: PyTree, *, key: PRNGKey) -> Batch:
