@@ -50,9 +50,10 @@ def changed_and_direct(pair, name, data):
     return views(changed, times, z), views(direct, times, z)
 
 
-@pytest.mark.parametrize(
-    ("pair", "name"), all_but([ACROSS[0], ACROSS[1], ("condot target", "sigmoid"), WITHIN[0], *AFFINE], ACROSS + WITHIN + AFFINE)
-)
+QUICK = [ACROSS[0], ACROSS[1], ("condot target", "sigmoid"), WITHIN[0], *AFFINE]
+
+
+@pytest.mark.parametrize(("pair", "name"), all_but(QUICK, ACROSS + WITHIN + AFFINE))
 def test_all_views_are_those_of_the_flow_on_the_new_path(pair, name, x64):
     for data in (exact.GAUSSIAN, exact.MIXTURE):
         for value, wanted in zip(*changed_and_direct(pair, name, data), strict=True):

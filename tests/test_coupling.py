@@ -153,13 +153,14 @@ class TestSinkhorn:
         z0, z1 = (np.asarray(z, float) for z in batch(key))
         cost = ((z0[:, None] - z1[None]) ** 2).sum(axis=-1)
         marginal = np.full(N, 1 / N)
-        wanted = ot.sinkhorn(marginal, marginal, cost, epsilon, method="sinkhorn_log", stopThr=1e-12, numItermax=100_000)
+        exactly = {"stopThr": 1e-12, "numItermax": 100_000}
+        wanted = ot.sinkhorn(marginal, marginal, cost, epsilon, method="sinkhorn_log", **exactly)
         plan = np.exp(log_plan(jnp.asarray(cost), epsilon, 1e-11, 100_000))
         np.testing.assert_allclose(plan, wanted, atol=1e-11)
         assert plan.max() > 2 / N**2
 
     def test_a_plan_that_is_cut_short_still_has_its_columns(self, key):
-        """In single precision. The rows' sums are then off by more than the tolerance; with more iterations they are not."""
+        """In single precision. The sums of rows are off by more than the tolerance if there are too few iterations."""
         cost = jnp.sum((batch(key)[0][:, None] - batch(key)[1][None]) ** 2, axis=-1)
         for iterations, met in ((1, False), (3, False), (20_000, True)):
             plan = np.exp(log_plan(cost, 0.2, 1e-3, iterations))
@@ -283,8 +284,8 @@ def test_only_one_coupling_is_independent():
 
 @pytest.mark.parametrize("coupling", COUPLINGS[1:], ids=lambda coupling: type(coupling).__name__)
 def test_refuses_a_wrong_shape(coupling, key):
+    x = jnp.zeros(N) if isinstance(coupling, fp.ConditionalOTCoupling) else None
     with pytest.raises(ValueError, match=rf"`z1` has shape \(3, 2\) where \({N}, 2\) is needed: noise and data"):
-        x = None if not isinstance(coupling, fp.ConditionalOTCoupling) else jnp.zeros(N)
         coupling.pair(jnp.zeros((N, 2)), jnp.zeros((3, 2)), x, key=key)
 
 

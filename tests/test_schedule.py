@@ -43,7 +43,10 @@ SCHEDULES = {
         lambda: fp.CauchyNoiseSchedule(0.3, 0.02),
         lambda t: scipy.special.expit(scipy.stats.cauchy.ppf(t, 0.3, 0.02)),
     ),
-    "laplace": (lambda: fp.LaplaceNoiseSchedule(1, 0.5), lambda t: scipy.special.expit(scipy.stats.laplace.ppf(t, 1, 0.5))),
+    "laplace": (
+        lambda: fp.LaplaceNoiseSchedule(1, 0.5),
+        lambda t: scipy.special.expit(scipy.stats.laplace.ppf(t, 1, 0.5)),
+    ),
     "learnable": (learnable, None),
     "learnable, deep": (lambda: learnable((4, 4, 4), (-7.5, 2)), None),
     "learnable, with its ends": (lambda: learnable(trainable_ends=True), None),

@@ -128,7 +128,7 @@ class TestEveryWeightOnEveryPath:
         """In single precision, both ends included, one time or many."""
         path, prediction_, weighting_ = PATHS[name](), PREDICTIONS[prediction], ALL_WEIGHTINGS[weighting]
         if self.is_refused(name, prediction, weighting):
-            with pytest.raises(ValueError, match=f"`weighting` is {type(weighting_).__name__}, which needs a finite signal"):
+            with pytest.raises(ValueError, match=f"`weighting` is {type(weighting_).__name__}, which needs a finite"):
                 flow_of(path, prediction_, weighting_)
             return
         flow = flow_of(path, prediction_, weighting_)
@@ -488,7 +488,7 @@ class TestScheduleLoss:
         for sampling in (None, fp.UniformTimeSampling(), fp.StratifiedTimeSampling()):
             fp.ct_flow(lambda t, z, x: z, shape=(2,), schedule=schedule, time_sampling=sampling)
         for sampling in (fp.PowerTimeSampling(2), fp.LogitNormalTimeSampling(), fp.GridTimeSampling(3)):
-            with pytest.raises(ValueError, match=f"`time_sampling` is {type(sampling).__name__}, and `path` has parameters"):
+            with pytest.raises(ValueError, match=f"`time_sampling` is {type(sampling).__name__}, and `path` has"):
                 fp.ct_flow(lambda t, z, x: z, shape=(2,), schedule=schedule, time_sampling=sampling)
             fp.ct_flow(lambda t, z, x: z, shape=(2,), time_sampling=sampling)
 
