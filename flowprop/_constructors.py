@@ -41,8 +41,8 @@ def fm_flow(
     - `time_sampling`: of the times in a batch. By default stratified, uniform over the span.
     - `source`: of `z_0`. By default `N(0, I)`.
     - `coupling`: how noise and data are paired in training. By default independently.
-    - `transform`: from the data's units to the path's coordinates, such as
-      `fp.Standardise.fit(points)`. By default none.
+    - `transform`: from the data's units to the path's coordinates, such as `fp.Standardise.fit(points)`. By default
+      none.
     - `encoder`: a callable on one condition, trained along and called once for a solve. By default none.
 
     **Returns:** the flow.
@@ -100,8 +100,8 @@ def ct_flow(
       units (a target, plain or categorical, on any span), and 1 for any other.
     - `time_sampling`: of the times in a batch. By default stratified, uniform over the span.
     - `coupling`: how noise and data are paired in training. By default independently.
-    - `transform`: from the data's units to the path's coordinates, such as
-      `fp.Standardise.fit(points)`. By default none.
+    - `transform`: from the data's units to the path's coordinates, such as `fp.Standardise.fit(points)`. By default
+      none.
     - `encoder`: a callable on one condition, trained along and called once for a solve. By default none.
 
     **Returns:** the flow.
@@ -159,8 +159,8 @@ def df_flow(
     - `weighting`: of the error over time. By default 1.
     - `time_sampling`: of the times in a batch. By default stratified, uniform over the span.
     - `coupling`: how noise and data are paired in training. By default independently.
-    - `transform`: from the data's units to the path's coordinates, such as
-      `fp.Standardise.fit(points)`. By default none.
+    - `transform`: from the data's units to the path's coordinates, such as `fp.Standardise.fit(points)`. By default
+      none.
     - `encoder`: a callable on one condition, trained along and called once for a solve. By default none.
 
     **Returns:** the flow.

@@ -72,9 +72,11 @@ class ELBOWeighting(AbstractWeighting):
     """
 
     def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Times) -> Weights:
-        t = below_one(jnp.asarray(t, jnp.result_type(t, float)))
+        t = jnp.asarray(t, jnp.result_type(t, float))
+        dtype, t = t.dtype, below_one(t)
+        t = t.astype(jnp.promote_types(dtype, jnp.float32))  # in half precision sigma^3 is soon 0
         of_target = path.alpha(t) * path.wronskian(t) / path.sigma(t) ** 3
-        return of_target / prediction.scale(path, t)
+        return (of_target / prediction.scale(path, t)).astype(dtype)
 
 
 class NormalisedELBOWeighting(AbstractWeighting):
