@@ -1,19 +1,20 @@
-"""The shapes that flow through the library, and the check that names what is wrong with one."""
+"""The names of array types, and the checks of what a caller passes."""
 
-import functools
-from collections.abc import Callable
-from typing import Any, TypeVar
+import math
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Integer, Key, Shaped, UInt8, jaxtyped
+from jaxtyping import Array, ArrayLike, Float, Integer, Key, Shaped, UInt8
 
+from ._checked import KEY_REMEDY, checked as checked, described, is_key
 
-Target = TypeVar("Target", bound=Callable[..., Any])
 
 Scalar = Float[Array, ""]
-#: What is a number to Python: 13 does where 13.0 does.
+#: A number in Python: 13 does where 13.0 does.
 Real = float | int
+#: A number that may be traced.
+Number = Real | Float[Array, ""]
 #: A time in [0, 1]: a number or a scalar array.
 Time = Float[ArrayLike, ""] | int
 #: One time, or an array of them.
@@ -29,30 +30,6 @@ Image = Float[Array, "height width channels"] | UInt8[Array, "height width chann
 PRNGKey = Key[Array, ""]
 
 
-def checked(target: Target) -> Target:
-    """Check the arguments of a public function, or of a class's constructor, against their annotations, always.
-
-    A wrong shape or type is then an error that names the argument, what came and what was needed.
-    Inside `jit` this costs trace time only; outside some 13 microseconds a call. The check is made
-    at the first call: made for all at once, it would take most of the time of `import flowprop`.
-    """
-    if isinstance(target, type):
-        target.__init__ = checked(target.__init__)  # type: ignore[misc]
-        return target
-    check: Callable[..., Any] | None = None
-
-    @functools.wraps(target)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        nonlocal check
-        if check is None:
-            from beartype import beartype
-
-            check = jaxtyped(typechecker=beartype)(target)
-        return check(*args, **kwargs)
-
-    return wrapper  # type: ignore[return-value]
-
-
 def check_shape(name: str, array: Array | np.ndarray, shape: tuple[int | None, ...], remedy: str) -> None:
     """Raise a `ValueError` unless `array` has `shape`, in which `None` stands for any positive size."""
     fits = array.ndim == len(shape) and all(
@@ -64,15 +41,44 @@ def check_shape(name: str, array: Array | np.ndarray, shape: tuple[int | None, .
         raise ValueError(f"`{name}` has shape {tuple(array.shape)} where {wanted} is needed: {remedy}")
 
 
-def check_positive(**counts: int) -> None:
-    """Raise a `ValueError` unless every one of the named counts is positive."""
+def check_positive(**counts: int | None) -> None:
+    """Raise a `ValueError` unless every one of the named counts is positive; `None` stands for a default."""
     for name, count in counts.items():
-        if count < 1:
+        if count is not None and count < 1:
             raise ValueError(f"`{name}` is {count}: give a positive number")
+
+
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    above: Real | None = None,
+    at_least: Real | None = None,
+    below: Real | None = None,
+    at_most: Real | None = None,
+    remedy: str,
+) -> None:
+    """Raise a `ValueError` unless a number is finite and within its bounds. A traced number passes: it is not known."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    number = float(value)
+    fits = (
+        math.isfinite(number)
+        and (above is None or number > above)
+        and (at_least is None or number >= at_least)
+        and (below is None or number < below)
+        and (at_most is None or number <= at_most)
+    )
+    if not fits:
+        raise ValueError(f"`{name}` is {value}: {remedy}")
 
 
 def check_key(name: str, key: Any) -> None:
     """Raise a `TypeError` unless `key` is one typed key."""
-    typed = isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
-    if not typed or key.shape != ():
-        raise TypeError(f"`{name}` is {key!r} where one typed key is needed: make it by `jax.random.key(seed)`")
+    if not is_key(key) or key.shape != ():
+        raise TypeError(f"`{name}` is {described(key)} where one typed key is needed{KEY_REMEDY}")
+
+
+def is_traced(*values: Any) -> bool:
+    """Whether any array in some PyTrees is known to a transformation only, such as `jax.jit`."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))

@@ -236,8 +236,8 @@ class TestLoss:
     @pytest.mark.parametrize(
         ("labels", "message"),
         [
-            (np.zeros(3, int), "parameter 'labels'"),
-            (np.zeros((4, 1), int), "parameter 'labels'"),
+            (np.zeros(3, int), "`labels` is"),
+            (np.zeros((4, 1), int), "`labels` is"),
             (np.array([0, 1, 2, 3]), r"`labels` lie in \[0, 3\]"),
             (np.array([0, -1, 2, 1]), r"`labels` lie in \[-1, 2\]"),
         ],

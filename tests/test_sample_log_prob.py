@@ -75,7 +75,7 @@ def test_errors_name_the_argument(key):
         fp.sample_and_log_prob(flow, 3, key=key, integrator=fp.SDEIntegrator())
     with pytest.raises(ValueError, match="`num_samples` is 0"):
         fp.sample_and_log_prob(flow, 0, key=key)
-    with pytest.raises(TypeError, match="parameter 'log_prob'"):
+    with pytest.raises(TypeError, match="`log_prob` is"):
         fp.importance_weights(jnp.zeros(3), jnp.zeros(4))
     with pytest.raises(ValueError, match="`log_target` has shape"):
         fp.importance_weights(jnp.zeros(0), jnp.zeros(0))

@@ -157,7 +157,7 @@ TABLE = {
     "Flow, network": (lambda: fp.fm_flow(3, shape=(2,)), "network"),
     "Flow, path": (lambda: fp.Flow(Zero(), "ot", fp.TargetPrediction(), shape=(2,)), "path"),
     "Flow, prediction": (lambda: fp.Flow(Zero(), fp.CondOTPath(), "target", shape=(2,)), "prediction"),
-    "Flow, shape a number": (lambda: fp.fm_flow(Zero(), shape=2), "shape"),
+    "Flow, shape a fraction": (lambda: fp.fm_flow(Zero(), shape=2.5), "shape"),
     "Flow, shape with a batch": (lambda: fp.fm_flow(Zero(), shape=(-1, 2)), "shape"),
     "fm_flow, weighting": (lambda: fp.fm_flow(Zero(), shape=(2,), weighting=1.0), "weighting"),
     "fm_flow, time_sampling": (lambda: fp.fm_flow(Zero(), shape=(2,), time_sampling="uniform"), "time_sampling"),
@@ -176,7 +176,7 @@ TABLE = {
     },
     "SigmoidNoiseSchedule": (lambda: fp.SigmoidNoiseSchedule(-1), "scale"),
     "SigmoidNoiseSchedule, a string": (lambda: fp.SigmoidNoiseSchedule("13"), "scale"),
-    "LearnableNoiseSchedule, hidden_dims": (lambda: fp.LearnableNoiseSchedule(64, key=KEY), "hidden_dims"),
+    "LearnableNoiseSchedule, hidden_dims": (lambda: fp.LearnableNoiseSchedule(64.5, key=KEY), "hidden_dims"),
     "LearnableNoiseSchedule, gamma_range": (
         lambda: fp.LearnableNoiseSchedule(gamma_range=(4, -4), key=KEY),
         "gamma_range",
@@ -329,11 +329,11 @@ TABLE = {
         f"{make.__name__}, {what}": (lambda make=make, k=k: make(**({"shape": (2,), "key": KEY} | k)), next(iter(k)))
         for make in (fp.nn.MLP, fp.nn.ConcatSquashMLP)
         for what, k in (
-            ("shape", {"shape": 2}),
+            ("shape", {"shape": 2.5}),
             ("condition_size", {"condition_size": -1}),
             ("width", {"width": 1.5}),
             ("depth", {"depth": 0}),
-            ("out_shape", {"out_shape": [2]}),
+            ("out_shape", {"out_shape": "2"}),
             ("activation", {"activation": "relu"}),
             ("time_features", {"time_features": 8}),
             ("raw key", {"key": RAW}),
