@@ -4,7 +4,7 @@ import json
 import os
 import zipfile
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -178,14 +178,14 @@ def _write(archive: zipfile.ZipFile, name: str, leaf: Any) -> None:
         np.lib.format.write_array(stream, values, version=(1, 0), allow_pickle=False)
 
 
-def _entry(archive: zipfile.ZipFile, name: str, largest: int) -> IO[bytes]:
+def _entry(archive: zipfile.ZipFile, name: str, largest: int) -> zipfile.ZipExtFile:
     """An entry to read, which holds what it takes up in the file, and no more than `largest` bytes."""
     info = archive.getinfo(name)
     if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
         raise ValueError(f"its entry {name} is compressed, which `fp.save` never does")
     if info.file_size > largest:
         raise ValueError(f"its entry {name} has {info.file_size} bytes where {largest} are the most")
-    return archive.open(info)
+    return cast(zipfile.ZipExtFile, archive.open(info))
 
 
 def _read(archive: zipfile.ZipFile, node: Node, leaf: Any) -> Any:
@@ -219,7 +219,7 @@ def _array(archive: zipfile.ZipFile, name: str, leaf: Any) -> Any:
     return array if isinstance(leaf, np.ndarray) else jnp.asarray(array)
 
 
-def _fill(array: np.ndarray, stream: IO[bytes], name: str) -> None:
+def _fill(array: np.ndarray, stream: zipfile.ZipExtFile, name: str) -> None:
     """Read the values of a new array, piece by piece, and no byte more."""
     left = memoryview(array.reshape(-1).view(np.uint8))
     while left:

@@ -123,15 +123,17 @@ def _same(a: str, b: str) -> bool:
 def _leaf(leaf: Any, place: str) -> str:
     if is_array(leaf):
         if isinstance(leaf.dtype, np.dtype) and (leaf.dtype.hasobject or leaf.dtype.type is np.void):
-            raise TypeError(f"`model` holds an array of {leaf.dtype} at {_shown(place)}: give an array of numbers or text")
+            raise TypeError(
+                f"`model` holds an array of {leaf.dtype} at {_shown(place)}: give an array of numbers or text"
+            )
         return f"{leaf.dtype}{list(leaf.shape)}"
     if type(leaf) in NUMBERS:
         return NUMBERS[type(leaf)]
     text = _text(leaf)
     if text is None:
         raise TypeError(
-            f"`model` holds a {name(type(leaf))} at {_shown(place)}, which a file cannot tell from others of its class: "
-            "make it a PyTree, give it a `__repr__` without its address, or put it into a static field"
+            f"`model` holds an object of class {name(type(leaf))} at {_shown(place)}, which cannot be described in a file: "
+            "make it a PyTree, or give its class a `__repr__` that shows no address"
         )
     return text
 
