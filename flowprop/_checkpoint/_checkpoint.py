@@ -1,6 +1,7 @@
 """`save` writes a model to a file, and `load` reads it."""
 
 import json
+import math
 import os
 import zipfile
 from pathlib import Path
@@ -53,8 +54,8 @@ def save(path: str | os.PathLike[str], model: PyTree) -> None:
     - `model`: any PyTree of arrays, Python numbers and functions.
 
     **Raises:** `OSError` if the file cannot be written; nothing is left behind then. `ValueError` if `path` is a
-    folder, a device, a pipe or a socket, or if the description is larger than 16 MiB. `TypeError` if a leaf is neither
-    an array nor a number and cannot be described.
+    folder, a device, a pipe or a socket, or if the description is larger than 16 MiB. `TypeError` if a leaf has
+    no values, or is neither an array nor a number and cannot be described.
 
     ```python
     import flowprop as fp
@@ -66,7 +67,11 @@ def save(path: str | os.PathLike[str], model: PyTree) -> None:
     """
     tree = describe(model)
     with replacing(Path(path)) as file, zipfile.ZipFile(file, "w") as archive:
-        for index, (leaf, node) in enumerate(zip(jax.tree.leaves(model), leaves(tree, tree), strict=True)):
+        places = jax.tree_util.tree_leaves_with_path(model)
+        for index, ((place, leaf), node) in enumerate(zip(places, leaves(tree, tree), strict=True)):
+            if isinstance(leaf, jax.ShapeDtypeStruct):
+                where = jax.tree_util.keystr(place)
+                raise TypeError(f"`model` holds a shape without values at `{where}`: give a model with arrays")
             if is_array(leaf):
                 node["file"] = f"{index}.npy"
                 _write(archive, node["file"], leaf)
@@ -203,13 +208,13 @@ def _read(archive: zipfile.ZipFile, node: Node, leaf: Any) -> Any:
 
 def _array(archive: zipfile.ZipFile, name: str, leaf: Any) -> Any:
     shape, dtype = _plain(leaf)
-    array = np.empty(shape, dtype)
-    with _entry(archive, name, _LARGEST_ARRAY_HEADER + array.nbytes) as stream:
+    with _entry(archive, name, _LARGEST_ARRAY_HEADER + math.prod(shape) * dtype.itemsize) as stream:
         if np.lib.format.read_magic(stream) != (1, 0):
             raise ValueError(f"its entry {name} is no npy array of version 1.0")
         found = np.lib.format.read_array_header_1_0(stream)
         if found != (shape, False, dtype):
             raise ValueError(f"its entry {name} holds {found[2]}{list(found[0])} where its header says otherwise")
+        array = np.empty(shape, dtype)
         _fill(array, stream, name)
     if _is_key(leaf):
         return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(jnp.empty((), leaf.dtype)))
@@ -221,7 +226,7 @@ def _array(archive: zipfile.ZipFile, name: str, leaf: Any) -> Any:
 
 def _fill(array: np.ndarray, stream: zipfile.ZipExtFile, name: str) -> None:
     """Read the values of a new array, piece by piece, and no byte more."""
-    left = memoryview(array.reshape(-1).view(np.uint8))
+    left = array.reshape(-1).view(np.uint8).data
     while left:
         piece = stream.read(min(len(left), _CHUNK))
         if not piece:

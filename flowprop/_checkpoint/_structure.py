@@ -38,7 +38,9 @@ def is_value(leaf: Any) -> bool:
 
 def describe(model: PyTree, place: str = "") -> Node:
     """The kinds of all nodes of a model."""
+    structure: Any
     children, structure = jax.tree_util.tree_flatten_with_path(model, is_leaf=lambda node: node is not model)
+    # The class of the node, and what the class keeps beside the children; `None` for a leaf.
     kind = structure.node_data()
     if kind is None:
         return {"is": _leaf(model, place)}
@@ -132,7 +134,7 @@ def _leaf(leaf: Any, place: str) -> str:
     text = _text(leaf)
     if text is None:
         raise TypeError(
-            f"`model` holds an object of class {name(type(leaf))} at {_shown(place)}, which cannot be described in a file: "
+            f"`model` holds an object of class {name(type(leaf))} at {_shown(place)}, which a file cannot describe: "
             "make it a PyTree, or give its class a `__repr__` that shows no address"
         )
     return text
