@@ -1,5 +1,9 @@
 """Flows, generative and discriminative, on JAX, Equinox and Diffrax."""
 
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
 from . import data as data, metrics as metrics, nn as nn
 from ._bits_per_dim import BitsPerDimension as BitsPerDimension, BitsPerDimensionResult as BitsPerDimensionResult
 from ._change_of_path import change_path as change_path
@@ -41,6 +45,7 @@ from ._embedding import (
 )
 from ._flow import Flow as Flow
 from ._frozen import Frozen as Frozen, trainable as trainable
+from ._given import given as given
 from ._guidance import ConditionDropout as ConditionDropout, guide as guide
 from ._importance import ImportanceWeights as ImportanceWeights, importance_weights as importance_weights
 from ._log_prob import log_prob as log_prob
@@ -96,6 +101,11 @@ from ._source import (
     GaussianSource as GaussianSource,
 )
 from ._train import fit as fit
+from ._transform import (
+    Bounded as Bounded,
+    Standardise as Standardise,
+    Whiten as Whiten,
+)
 from ._weighting import (
     AbstractTimeSampling as AbstractTimeSampling,
     AbstractWeighting as AbstractWeighting,
@@ -113,10 +123,18 @@ from ._weighting import (
 )
 
 
+if TYPE_CHECKING:
+    from . import conformance as conformance, plot as plot
+
+__version__ = version("flowprop")
+
+
 def __getattr__(name: str) -> object:
     # Loaded when first asked for: figures need matplotlib, which the core does not, and checks are for tests.
     if name in ("conformance", "plot"):
-        from importlib import import_module
-
         return import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), "conformance", "plot"])

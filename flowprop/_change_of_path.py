@@ -43,7 +43,16 @@ def change_path(flow: Flow, path: AbstractPath) -> Flow:
             "give a path that passes through some of them"
         )
     prediction = _BothPrediction((start, end), flow.prediction)
-    return Flow(_OtherPath(flow, path), path, prediction, shape=flow.shape, source=flow.source, coupling=flow.coupling)
+    return Flow(
+        _OtherPath(flow, path),
+        path,
+        prediction,
+        shape=flow.shape,
+        source=flow.source,
+        coupling=flow.coupling,
+        transform=flow.transform,
+        encoder=flow.encoder,
+    )
 
 
 class _OtherPath(eqx.Module):

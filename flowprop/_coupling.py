@@ -2,6 +2,7 @@
 
 import abc
 import warnings
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -22,7 +23,10 @@ class AbstractCoupling(eqx.Module):
 
     A flow trained on it carries `p(z_0)` to `p(z_1)` whatever it is: the coupling chooses how straight.
     Given a condition that holds only as long as the noise does not tell of it, `p(z_0 | x) = p(z_0)`.
+    A coupling says by `is_independent` whether it leaves noise and data independent.
     """
+
+    is_independent: ClassVar[bool] = False
 
     @abc.abstractmethod
     def pair(self, z0: Batch, z1: Float[Array, "..."], x: PyTree, *, key: PRNGKey) -> Batch:
@@ -34,6 +38,8 @@ class AbstractCoupling(eqx.Module):
 
 class IndependentCoupling(AbstractCoupling):
     """Noise and data as they come: the coupling of diffusion, and of flow matching's first form."""
+
+    is_independent: ClassVar[bool] = True
 
     def pair(self, z0: Batch, z1: Float[Array, "..."], x: PyTree, *, key: PRNGKey) -> Batch:
         return z0

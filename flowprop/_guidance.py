@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from ._flow import Flow, Network, check_condition
+from ._flow import Flow, check_condition, check_stateless
 from ._frozen import Frozen
-from ._types import Point, Points, PRNGKey, Real, Scalar, Time, check_key, check_shape, checked
+from ._network import Network, call_network
+from ._types import Data, Point, PRNGKey, Real, Scalar, Time, Weights, check_key, check_shape, checked
 
 
 class ConditionDropout(eqx.Module):
@@ -41,6 +42,7 @@ class ConditionDropout(eqx.Module):
     def __init__(self, flow: Flow, null: PyTree, rate: Real = 0.1) -> None:
         if not 0 <= rate <= 1:
             raise ValueError(f"`rate` is {rate}: give a probability in [0, 1]")
+        check_stateless(flow, "ConditionDropout")
         if flow.prediction.takes_embeddings:
             raise ValueError(
                 "`flow` has a categorical prediction, whose condition `(features, W)` holds the embeddings: "
@@ -51,10 +53,15 @@ class ConditionDropout(eqx.Module):
         self.rate = rate
 
     @checked
-    def loss(self, z1: Points, x: PyTree, *, key: PRNGKey) -> Scalar:
+    def loss(self, z1: Data, x: PyTree, *, key: PRNGKey, weights: Weights | None = None) -> Scalar:
         """The flow's loss, with some conditions dropped.
 
-        **Arguments:** as of [`flowprop.Flow`][]'s `loss`.
+        **Arguments:**
+
+        - `z1`: a batch of data, in their own units.
+        - `x`: the conditions; each leaf carries the batch axis.
+        - `key`: for what is dropped, and for the flow's loss.
+        - `weights`: of the examples, `(n,)`. By default 1.
 
         **Returns:** a scalar.
 
@@ -68,7 +75,11 @@ class ConditionDropout(eqx.Module):
         def replace(dropped: Bool[Array, ""], x: PyTree) -> PyTree:
             return jax.tree.map(lambda null, leaf: jnp.where(dropped, null, leaf), _null_for(x, self.null), x)
 
-        return self.flow.loss(z1, jax.vmap(replace)(dropped, x), key=key_loss)
+        return self.flow.loss(z1, jax.vmap(replace)(dropped, x), key=key_loss, weights=weights)
+
+    def check_data(self, z1: Data, x: PyTree) -> None:
+        """Look at all data before training: see [`flowprop.Flow`][]."""
+        self.flow.check_data(z1, x)
 
 
 @checked
@@ -104,7 +115,7 @@ def guide(flow: Flow, null: PyTree, scale: Real | Float[Array, ""] | Callable[[S
     if not callable(scale):
         # An array, so that another scale needs no new compilation.
         scale = _Constant(Frozen(jnp.asarray(scale, float)))
-    network = _GuidedNetwork(flow.network, _frozen(null), scale)
+    network = _GuidedNetwork(flow.network, _frozen(null if flow.encoder is None else flow.encode(_plain(null))), scale)
     return eqx.tree_at(lambda flow: flow.network, flow, network)
 
 
@@ -126,11 +137,15 @@ class _GuidedNetwork(eqx.Module):
 
     def __call__(self, t: Scalar, z: Point, x: PyTree) -> Array:
         both = jax.tree.map(lambda null, leaf: jnp.stack([null, leaf]), _null_for(x, self.null), x)
-        without, given = jax.vmap(self.network, in_axes=(None, None, 0))(t, z, both)
+        without, given = jax.vmap(lambda x: call_network(self.network, t, z, x))(both)
         weight = jnp.asarray(self.scale(t)).astype(given.dtype)
         check_shape("scale(t)", weight, (), "the guidance's scale is one number for each time")
         # In this form 0 and 1 leave one branch as it is.
         return (1 - weight) * without + weight * given
+
+
+def _plain(null: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf.value if _is_frozen(leaf) else leaf, null, is_leaf=_is_frozen)
 
 
 def _is_frozen(node: PyTree) -> bool:

@@ -11,9 +11,9 @@ from ._augmented import AugmentedVelocity
 from ._batch import example_keys, in_batches
 from ._divergence import AbstractDivergence, ExactDivergence
 from ._flow import Flow
-from ._log_prob import checked_data, ode_of
-from ._solve import AbstractIntegrator, ODEIntegrator, end_state, function_evaluations, succeeded
-from ._types import Point, Points, PRNGKey, Real, checked
+from ._log_prob import at_preimages, checked_data, ode_of, solved_density
+from ._solve import AbstractIntegrator, ODEIntegrator, function_evaluations, succeeded
+from ._types import Data, Point, PRNGKey, Real, check_number, checked
 
 
 class LogProbEstimate(eqx.Module):
@@ -41,7 +41,7 @@ class LogProbEstimate(eqx.Module):
 @checked
 def estimate_log_prob(
     flow: Flow,
-    z1: Points,
+    z1: Data,
     x: PyTree = None,
     *,
     key: PRNGKey | None = None,
@@ -70,12 +70,12 @@ def estimate_log_prob(
     or an integrator of which no finer one is known.
     """
     divergence = ExactDivergence() if divergence is None else divergence
-    if isinstance(divergence, ExactDivergence):
+    if divergence.is_exact:
         num_estimates = 1
     elif num_estimates < 2:
         raise ValueError(f"`num_estimates` is {num_estimates}: a standard error needs at least 2")
-    if tolerance is not None and tolerance <= 0:
-        raise ValueError(f"`tolerance` is {tolerance}: give a positive error in nats, or None")
+    if tolerance is not None:
+        check_number("tolerance", tolerance, above=0, remedy="give a positive error in nats, or None")
     z1 = checked_data(flow, z1, x, key, batch_size)
     integrator = ode_of(integrator)
     estimate, failed = _estimate(
@@ -98,30 +98,27 @@ def _estimate(
     finer: ODEIntegrator,
     batch_size: int | None,
 ) -> tuple[LogProbEstimate, Bool[Array, " batch"]]:
-    start, end = flow.span
-    alpha = flow.path.alpha(jnp.asarray(end, z1.dtype))
+    def one(data: Point, x: PyTree, key: PRNGKey | None) -> tuple[LogProbEstimate, Bool[Array, ""]]:
+        def density(z: Point, features: PyTree, key: PRNGKey | None) -> tuple[PyTree, Float[Array, "solves estimates"]]:
+            field = AugmentedVelocity(flow, divergence, z, key=key, num_estimates=num_estimates)
+            solution, values = solved_density(flow, field, z, features, integrator)
+            fine_solution, fine = solved_density(flow, field, z, features, finer)
+            calls = function_evaluations(solution, integrator)
+            return (calls, solution.result, succeeded(solution), succeeded(fine_solution)), jnp.stack([values, fine])
 
-    def one(z: Point, x: PyTree, key: PRNGKey | None) -> tuple[LogProbEstimate, Bool[Array, ""]]:
-        field = AugmentedVelocity(flow, divergence, z, key=key, num_estimates=num_estimates)
-
-        def log_probs(integrator: ODEIntegrator) -> tuple[Float[Array, " estimates"], PyTree]:
-            solution = integrator.integrate_field(field, field.start(alpha * z), x, end, start, throw=False)
-            z0, change = end_state(solution)
-            return flow.noise_log_prob(z0) + change + z.size * jnp.log(alpha), solution
-
-        values, solution = log_probs(integrator)
-        fine, fine_solution = log_probs(finer)
-        good = succeeded(solution)
-        spread = jnp.std(values, ddof=1) / num_estimates**0.5 if num_estimates > 1 else jnp.zeros((), z.dtype)
-        difference = jnp.where(succeeded(fine_solution), jnp.abs(jnp.mean(values - fine)), jnp.nan)
+        (calls, result, good, fine_good), (values, fine) = at_preimages(flow, data, x, key, density)
+        spread = jnp.std(values, ddof=1) / num_estimates**0.5 if num_estimates > 1 else jnp.zeros_like(values[0])
+        # Outside of the support both are minus infinity, and there is no error.
+        difference = jnp.where(jnp.isneginf(jnp.mean(values)), 0, jnp.abs(jnp.mean(values - fine)))
+        worst = jnp.argmin(good)
         estimate = LogProbEstimate(
-            jnp.where(good, jnp.mean(values), jnp.nan),
+            jnp.where(jnp.all(good), jnp.mean(values), jnp.nan),
             spread,
-            difference,
-            function_evaluations(solution, integrator),
-            solution.result,
+            jnp.where(jnp.all(fine_good), difference, jnp.nan),
+            jnp.sum(calls),
+            jax.tree.map(lambda leaf: leaf[worst], result),
         )
-        return estimate, ~good
+        return estimate, ~jnp.all(good)
 
     keys = None if key is None else example_keys(key, z1.shape[0])
     return in_batches(one, (z1, x, keys), batch_size)

@@ -11,7 +11,7 @@ from ._divergence import AbstractDivergence, HutchinsonDivergence, RademacherPro
 from ._flow import Flow
 from ._log_prob import checked_data
 from ._solve import ODEIntegrator
-from ._types import Point, Points, PRNGKey, Real, Scalar, Time, checked
+from ._types import Data, Point, PRNGKey, Real, Scalar, Time, Weights, check_number, checked
 
 
 class MaximumLikelihood(eqx.Module):
@@ -49,8 +49,7 @@ class MaximumLikelihood(eqx.Module):
         integrator: ODEIntegrator | None = None,
     ) -> None:
         for name, factor in (("kinetic", kinetic), ("jacobian", jacobian)):
-            if factor < 0:
-                raise ValueError(f"`{name}` is {factor}: give the factor of a penalty, 0 for none")
+            check_number(name, factor, at_least=0, remedy="give the factor of a penalty, 0 for none")
         self.flow = flow
         self.kinetic = float(kinetic)
         self.jacobian = float(jacobian)
@@ -58,10 +57,18 @@ class MaximumLikelihood(eqx.Module):
         self.integrator = ODEIntegrator() if integrator is None else integrator
 
     @checked
-    def loss(self, z1: Points, x: PyTree = None, *, key: PRNGKey) -> Scalar:
+    def loss(self, z1: Data, x: PyTree = None, *, key: PRNGKey, weights: Weights | None = None) -> Scalar:
         """The mean negative log-likelihood of a batch in nats, and the penalties.
 
-        **Arguments:** as of [`flowprop.Flow.loss`][].
+        A transform that is no bijection contributes one draw of the point that stands for an example, whose likelihood
+        bounds that of the example from below, on average.
+
+        **Arguments:**
+
+        - `z1`: a batch of data, in their own units.
+        - `x`: the conditions; each leaf carries the batch axis.
+        - `key`: for the probes, and for a transform that draws noise.
+        - `weights`: of the examples, `(n,)`. By default 1.
 
         **Returns:** a scalar.
 
@@ -71,18 +78,32 @@ class MaximumLikelihood(eqx.Module):
         start, end = self.flow.span
         alpha = self.flow.path.alpha(jnp.asarray(end, z1.dtype))
 
-        def one(z: Point, x: PyTree, key: PRNGKey) -> Scalar:
+        def one(data: Point, x: PyTree, key: PRNGKey) -> Scalar:
             key_divergence, key_penalty = jax.random.split(key)
+            z, log_det = self._in_path(data, key)
             augmented = AugmentedVelocity(self.flow, self.divergence, z, key=key_divergence)
             field = _Penalised(
                 augmented, RademacherProbes().sample(1, z, key=key_penalty)[0], self.kinetic, self.jacobian
             )
             state = (augmented.start(alpha * z), nothing(z))
-            (z0, change), penalty = self.integrator.end_point(field, state, x, end, start)
+            (z0, change), penalty = self.integrator.end_point(field, state, self.flow.encode(x), end, start)
             # Integrated from 1 to 0, what adds up is negative.
-            return -(self.flow.noise_log_prob(z0) + change[0] + z.size * jnp.log(alpha)) - penalty
+            return -(self.flow.noise_log_prob(z0) + change[0] + z.size * jnp.log(alpha) + log_det) - penalty
 
-        return jnp.mean(jax.vmap(one)(z1, x, example_keys(key, len(z1))))
+        losses = jax.vmap(one)(z1, x, example_keys(key, len(z1)))
+        return jnp.mean(losses if weights is None else losses * jnp.asarray(weights).astype(losses.dtype))
+
+    def _in_path(self, data: Array, key: PRNGKey) -> tuple[Point, Scalar]:
+        """A point of the path's coordinates that stands for one example, and the volume that comes with it."""
+        transform = self.flow.transform
+        if transform.is_bijective:
+            return transform.forward_and_log_det(data)
+        z = transform.draw(data, key=jax.random.fold_in(key, 0))
+        return z, transform.inverse_and_log_det(z)[1]
+
+    def check_data(self, z1: Data, x: PyTree = None) -> None:
+        """Look at all data before training: see [`flowprop.Flow`][]."""
+        self.flow.check_data(z1, x)
 
 
 class _Penalised(eqx.Module):

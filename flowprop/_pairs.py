@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, PyTree
 
 from ._batch import example_keys, in_batches
 from ._coupling import AbstractCoupling
-from ._flow import Flow, check_condition
+from ._flow import Flow, check_condition, check_stateless
 from ._solve import AbstractIntegrator, ODEIntegrator, transport
-from ._types import Point, Points, PRNGKey, Scalar, check_key, check_positive, check_shape, checked
+from ._types import Data, Point, PRNGKey, Scalar, Weights, check_key, check_positive, check_shape, checked
 
 
 #: Checked by `check_shape`, which says what to do.
@@ -36,23 +36,31 @@ class PairedFlow(eqx.Module):
 
     flow: Flow
 
+    def __check_init__(self) -> None:
+        check_stateless(self.flow, "PairedFlow")
+
+    def check_data(self, z0: Batch, z1: Data, x: PyTree = None) -> None:
+        """Look at all data before training: see [`flowprop.Flow`][]."""
+        self.flow.check_data(z1, x)
+
     @checked
-    def loss(self, z0: Batch, z1: Points, x: PyTree = None, *, key: PRNGKey) -> Scalar:
+    def loss(self, z0: Batch, z1: Data, x: PyTree = None, *, key: PRNGKey, weights: Weights | None = None) -> Scalar:
         """The flow's loss on a batch of pairs.
 
         **Arguments:**
 
-        - `z0`: a batch of noise.
-        - `z1`: the data that belong to it, row by row.
+        - `z0`: a batch of noise, in the path's coordinates.
+        - `z1`: the data that belong to it, row by row, in their own units.
         - `x`: the conditions; each leaf carries the batch axis.
         - `key`: for the times.
+        - `weights`: of the pairs, `(n,)`. By default 1.
 
         **Returns:** a scalar.
 
         **Raises:** `ValueError` if `z0` and `z1` are not batches of one size and the flow's `shape`.
         """
         check_shape("z0", z0, z1.shape, "one row of noise for each row of `z1`")
-        return dataclasses.replace(self.flow, coupling=_Given(jnp.asarray(z0))).loss(z1, x, key=key)
+        return dataclasses.replace(self.flow, coupling=_Given(jnp.asarray(z0))).loss(z1, x, key=key, weights=weights)
 
 
 class _Given(AbstractCoupling):
@@ -83,7 +91,8 @@ def reflow_pairs(
     - `integrator`: by default [`flowprop.ODEIntegrator`][]`()`.
     - `batch_size`: how many are solved at once, as in [`flowprop.sample`][].
 
-    **Returns:** `(z0, z1)`, each `(num_pairs, *shape)`: noise of the flow's source, and data.
+    **Returns:** `(z0, z1)`, each `(num_pairs, *shape)`: noise of the flow's source in the path's coordinates, and data
+    in their own units.
 
     **Raises:** `ValueError` if a leaf of `x` has another batch size or `num_pairs` is not positive.
     """
@@ -91,8 +100,7 @@ def reflow_pairs(
     check_key("key", key)
     check_positive(num_pairs=num_pairs)
     check_condition(x, num_pairs)
-    if batch_size is not None:
-        check_positive(batch_size=batch_size)
+    check_positive(batch_size=batch_size)
     return _reflow_pairs(flow, num_pairs, x, key, integrator, batch_size)
 
 

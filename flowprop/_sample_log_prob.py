@@ -3,14 +3,16 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 from ._augmented import AugmentedVelocity
 from ._batch import example_keys, in_batches
 from ._divergence import AbstractDivergence, ExactDivergence
 from ._flow import Flow, check_condition
-from ._log_prob import ode_of
-from ._solve import AbstractIntegrator, ODEIntegrator
+from ._log_prob import log_prob, ode_of
+from ._rows import is_finite, nan_unless, settled, zeros_unless
+from ._sample import sample
+from ._solve import AbstractIntegrator, ODEIntegrator, end_state, succeeded
 from ._types import Point, PRNGKey, Scalar, check_key, check_positive, checked
 
 
@@ -24,30 +26,48 @@ def sample_and_log_prob(
     divergence: AbstractDivergence | None = None,
     integrator: AbstractIntegrator | None = None,
     batch_size: int | None = None,
-) -> tuple[Float[Array, "num_samples *shape"], Float[Array, " num_samples"]]:
+    throw: bool = True,
+) -> tuple[Shaped[Array, "num_samples *shape"], Float[Array, " num_samples"]]:
     """Draw from a flow, and the log-density of each draw, in one solve from noise to data.
 
-    `log p(z_1) = log N(z_0; 0, I) - int_0^1 div v dt + d log alpha(1)` (Chen et al. 2018, eq. 8). The samples are
-    those of [`flowprop.sample`][] under the same key. (Where a flow's span ends before 1, `sample` goes on by one
-    estimate of the target; what comes from here is the end of the ODE, whose density is known.)
+    `log p(z_1) = log N(z_0; 0, I) - int_0^1 div v dt + d log alpha(1)`
+    ([Chen et al. 2018](https://arxiv.org/abs/1806.07366), eq. 8). The samples are
+    those of [`flowprop.sample`][] under the same key. (If a flow's span ends before 1, `sample` goes on by one
+    estimate of the target; what comes from here is the end of the ODE, whose density is known.) A transform that is
+    no bijection costs a second solve, that of [`flowprop.log_prob`][].
 
-    **Arguments:** as of `sample`, with an ODE's integrator, and
+    **Arguments:**
 
+    - `flow`: the flow.
+    - `num_samples`: how many.
+    - `x`: the conditions, one for each sample; each leaf carries the batch axis. A sample whose condition holds NaN or
+      infinity is NaN.
+    - `key`: for the noise, and for a stochastic divergence.
     - `divergence`: by default [`flowprop.ExactDivergence`][]`()`.
+    - `integrator`: one that has a likelihood. By default [`flowprop.ODEIntegrator`][]`()`.
+    - `batch_size`: how many are solved at once. By default as many as fit into a bounded memory.
+    - `throw`: whether a solve that fails is an error. Otherwise its row is NaN.
 
-    **Returns:** samples in data coordinates, `(num_samples, *shape)`, and their log-densities in nats,
+    **Returns:** samples in the data's units, `(num_samples, *shape)`, and their log-densities in nats,
     `(num_samples,)`.
 
     **Raises:** `TypeError` for an SDE; `ValueError` if a leaf of `x` has another batch size or `num_samples` is
-    not positive.
+    not positive; `RuntimeError` if a solve fails.
     """
     divergence = ExactDivergence() if divergence is None else divergence
     check_key("key", key)
-    check_positive(num_samples=num_samples)
+    check_positive(num_samples=num_samples, batch_size=batch_size)
     check_condition(x, num_samples)
-    if batch_size is not None:
-        check_positive(batch_size=batch_size)
-    return _sample_and_log_prob(flow, num_samples, x, key, divergence, ode_of(integrator), batch_size)
+    ode = ode_of(integrator)
+    if flow.transform.is_bijective:
+        points, log_probs, failed = _sample_and_log_prob(flow, num_samples, x, key, divergence, ode, batch_size)
+        return settled(points, failed, throw=throw), settled(log_probs, failed, throw=throw)
+    key_samples, key_density = jax.random.split(key)
+    points = sample(flow, num_samples, x, key=key_samples, integrator=ode, batch_size=batch_size, throw=throw)
+    log_probs = log_prob(
+        flow, points, x, key=key_density, divergence=divergence, integrator=ode, batch_size=batch_size, throw=throw
+    )
+    return points, log_probs
 
 
 @eqx.filter_jit
@@ -59,15 +79,20 @@ def _sample_and_log_prob(
     divergence: AbstractDivergence,
     integrator: ODEIntegrator,
     batch_size: int | None,
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
     start, end = flow.span
 
-    def one(key: PRNGKey, x: PyTree) -> tuple[Point, Scalar]:
+    def one(key: PRNGKey, x: PyTree) -> tuple[Point, Scalar, Bool[Array, ""]]:
         key_noise, key_probes = jax.random.split(key)
+        good = is_finite(x)
+        features = flow.encode(zeros_unless(good, x))
         z0 = flow.draw_noise(key=key_noise)
         field = AugmentedVelocity(flow, divergence, z0, key=key_probes)
-        z1, change = integrator.end_point(field, field.start(z0), x, start, end)
+        solution = integrator.integrate_field(field, field.start(z0), features, start, end, throw=False)
+        z1, change = end_state(solution)
         alpha = flow.path.alpha(jnp.asarray(end, z0.dtype))
-        return z1 / alpha, flow.noise_log_prob(z0) - change[0] + z0.size * jnp.log(alpha)
+        data, log_det = flow.transform.inverse_and_log_det(z1 / alpha)
+        value = flow.noise_log_prob(z0) - change[0] + z0.size * jnp.log(alpha) + log_det
+        return nan_unless(good, data), nan_unless(good, value), ~succeeded(solution)
 
     return in_batches(one, (example_keys(key, num_samples), x), batch_size)

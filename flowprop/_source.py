@@ -1,6 +1,7 @@
 """Where a flow starts: gaussian noise, or data of another kind."""
 
 import abc
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -13,7 +14,12 @@ from ._types import Point, PRNGKey, Scalar, check_positive, check_shape, checked
 
 
 class AbstractSource(eqx.Module):
-    """The distribution of `z_0`."""
+    """The distribution of `z_0`, in the path's coordinates.
+
+    A source of one's own says whether it is `N(0, I)` by `is_gaussian`: scores, SDEs and the bound need it.
+    """
+
+    is_gaussian: ClassVar[bool] = False
 
     @abc.abstractmethod
     def sample(self, num_points: int, shape: tuple[int, ...], *, key: PRNGKey) -> Float[Array, "points *shape"]:
@@ -26,6 +32,8 @@ class AbstractSource(eqx.Module):
 
 class GaussianSource(AbstractSource):
     """`N(0, I)`: the source that has a score, an SDE and an evidence lower bound."""
+
+    is_gaussian: ClassVar[bool] = True
 
     def sample(self, num_points: int, shape: tuple[int, ...], *, key: PRNGKey) -> Float[Array, "points *shape"]:
         return jax.random.normal(key, (num_points, *shape))

@@ -23,6 +23,10 @@ Times = Float[ArrayLike, "*times"] | int
 Point = Float[Array, "*shape"]
 #: Batches come from NumPy as often as from JAX.
 Points = Float[Array | np.ndarray, "batch *shape"]
+#: Data of any type that a flow's transform takes: floating-point numbers, or integers for `fp.Dequantise`.
+Data = Shaped[Array | np.ndarray, "batch *shape"]
+#: One weight for each example.
+Weights = Shaped[Array | np.ndarray, " weights"]
 Labels = Integer[Array | np.ndarray, " batch"]
 Inputs = Shaped[Array | np.ndarray, "batch *input"]
 Image = Float[Array, "height width channels"] | UInt8[Array, "height width channels"]

@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Callable
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -22,6 +23,8 @@ class AbstractDivergence(eqx.Module):
     defeats adaptive step control.
     """
 
+    is_exact: ClassVar[bool] = False
+
     @abc.abstractmethod
     def draw(self, z: Point, *, key: PRNGKey | None) -> Probes:
         """The probes of one solve."""
@@ -38,6 +41,8 @@ class AbstractDivergence(eqx.Module):
 
 class ExactDivergence(AbstractDivergence):
     """The trace itself, by as many Jacobian-vector products as there are dimensions."""
+
+    is_exact: ClassVar[bool] = True
 
     def draw(self, z: Point, *, key: PRNGKey | None) -> Probes:
         return jnp.eye(z.size, dtype=z.dtype).reshape(z.size, *z.shape)

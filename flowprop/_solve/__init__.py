@@ -9,4 +9,4 @@ from ._integrator import AbstractIntegrator as AbstractIntegrator, end_state as 
 from ._joint import joint_norm as joint_norm
 from ._ode import ODEIntegrator as ODEIntegrator, label_integrator as label_integrator
 from ._sde import SDEIntegrator as SDEIntegrator
-from ._solve import arrive as arrive, solve as solve, transport as transport
+from ._solve import arrive as arrive, carry as carry, solve as solve, transport as transport

@@ -3,12 +3,12 @@
 import diffrax as dfx
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, Bool, PyTree
 
 from .._flow import Flow
 from .._types import Point, PRNGKey, Real, check_key, check_shape, checked
 from ._ancestral import AncestralIntegrator
-from ._integrator import AbstractIntegrator, as_times, end_state
+from ._integrator import AbstractIntegrator, as_times, end_state, succeeded
 from ._ode import ODEIntegrator
 from ._sde import SDEIntegrator
 
@@ -73,6 +73,14 @@ def _solve(integrator: AbstractIntegrator, *args: PyTree) -> dfx.Solution:
 def transport(flow: Flow, z: Point, x: PyTree, integrator: AbstractIntegrator, key: PRNGKey | None) -> Point:
     """One example from noise to data, in data coordinates."""
     return arrive(flow, end_state(integrator.integrate(flow, z, x, *flow.span, dfx.SaveAt(t1=True), key)), x)
+
+
+def carry(
+    flow: Flow, z: Point, x: PyTree, integrator: AbstractIntegrator, key: PRNGKey | None
+) -> tuple[Point, Bool[Array, ""]]:
+    features = flow.encode(x)
+    solution = integrator.integrate(flow, z, features, *flow.span, dfx.SaveAt(t1=True), key)
+    return flow.transform.inverse(arrive(flow, end_state(solution), features)), succeeded(solution)
 
 
 def arrive(flow: Flow, z: Point, x: PyTree) -> Point:

@@ -21,3 +21,4 @@ from ._resnet import (
     resnet50 as resnet50,
     resnet152 as resnet152,
 )
+from ._stateful import Stateful as Stateful
