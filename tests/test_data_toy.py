@@ -247,11 +247,12 @@ def test_wrong_points_are_named(method, z):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: fp.data.TwoMoons(0.0), "`noise` is 0.0 where a positive"),
-        (lambda: fp.data.Spirals(float("nan")), "`noise` is nan where a positive"),
+        (lambda: fp.data.TwoMoons(0.0), "`noise` is 0.0: give a positive"),
+        (lambda: fp.data.Spirals(float("nan")), "`noise` is nan: give a positive"),
         (lambda: fp.data.EightGaussians(std=-1.0), "`std` is -1.0"),
         (lambda: fp.data.EightGaussians(radius=float("inf")), "`radius` is inf"),
         (lambda: fp.data.Pinwheel(0), "`num_arms` is 0"),
+        (lambda: fp.data.GaussianMixture([[float("nan")]], [[[1.0]]]), "`means` holds values that are not finite"),
         (lambda: fp.data.GaussianMixture([0.0], [[[1.0]]]), r"`means` has shape \(1,\)"),
         (lambda: fp.data.GaussianMixture([[0.0]], [1.0]), r"`covariances` has shape \(1,\) where \(1, 1, 1\)"),
         (lambda: fp.data.GaussianMixture([[0.0]], [[[-1.0]]]), "`covariances` has a matrix that is not"),
