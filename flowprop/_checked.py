@@ -105,6 +105,8 @@ def _converter(hint: Any) -> Callable[[Any], Any] | None:
         return _real
     if int in options and float not in options and not arrays:
         return _whole
+    if float in options:
+        return _number
     return _native if arrays else None
 
 
@@ -152,6 +154,11 @@ def _native(value: Any) -> Any:
     if isinstance(value, np.ndarray) and not value.dtype.isnative:
         return value.astype(value.dtype.newbyteorder("="))
     return value
+
+
+def _number(value: Any) -> Any:
+    """A NumPy scalar as a Python number; a JAX scalar may serve as it is."""
+    return _native(value) if isinstance(value, jax.Array) else _native(_real(value))
 
 
 def _complaint(target: Callable[..., Any], args: tuple, kwargs: dict) -> str | None:
