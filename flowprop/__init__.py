@@ -95,6 +95,7 @@ from ._schedule import (
 )
 from ._solve import (
     AbstractIntegrator as AbstractIntegrator,
+    AbstractODEIntegrator as AbstractODEIntegrator,
     AncestralIntegrator as AncestralIntegrator,
     ODEIntegrator as ODEIntegrator,
     SDEIntegrator as SDEIntegrator,

@@ -107,6 +107,8 @@ def _converter(hint: Any) -> Callable[[Any], Any] | None:
         return _real
     if int in options and float not in options and not arrays:
         return _whole
+    if float in options:
+        return _number
     return _native if arrays else None
 
 
@@ -158,6 +160,11 @@ def _native(value: Any) -> Any:
 
 def _native_leaves(value: Any) -> Any:
     return value if value is None else jax.tree.map(_native, value)
+
+
+def _number(value: Any) -> Any:
+    """A NumPy scalar as a Python number; a JAX scalar may serve as it is."""
+    return _native(value) if isinstance(value, jax.Array) else _native(_real(value))
 
 
 def _complaint(target: Callable[..., Any], args: tuple, kwargs: dict) -> str | None:

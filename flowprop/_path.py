@@ -17,7 +17,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from ._schedule import AbstractNoiseSchedule
 from ._span import Span, derivative as derivative, known, sizes_of, spans_of
-from ._types import Point, Real, Scalar, Time, Times, checked
+from ._types import Number, Point, Real, Scalar, Time, Times, checked
 
 
 class Estimate(NamedTuple):
@@ -159,7 +159,7 @@ class AbstractPath(eqx.Module):
         """`z_t = alpha z_1 + sigma z_0`."""
         return self.alpha(t) * z1 + self.sigma(t) * z0
 
-    def posterior(self, s: Time, t: Time, stochasticity: Real = 1.0) -> tuple[Scalar, Scalar, Scalar]:
+    def posterior(self, s: Time, t: Time, stochasticity: Number = 1.0) -> tuple[Scalar, Scalar, Scalar]:
         """`(a, b, sqrt(c))` of a draw `z_t = a z_1 + b z_s + sqrt(c) eps` at a later time t > s.
 
         It carries the path's marginal given the data from s to t: `b^2 sigma_s^2 + c = sigma_t^2`,
