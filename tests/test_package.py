@@ -48,6 +48,7 @@ HOUSE = [
     "_log_prob",
     "_log_prob_estimate",
     "_sample_log_prob",
+    "_distribution",
     "_importance",
     "_bits_per_dim",
     "_class_log_prob",
