@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from ._batch import compiled, example_keys, in_batches
 from ._coupling import AbstractCoupling
 from ._flow import Flow, check_condition, check_stateless
-from ._solve import AbstractIntegrator, ODEIntegrator, transport
+from ._solve import AbstractIntegrator, AbstractODEIntegrator, ODEIntegrator, transport
 from ._types import Data, Point, PRNGKey, Scalar, Weights, check_key, check_positive, check_shape, checked
 
 
@@ -78,7 +78,7 @@ def reflow_pairs(
     x: PyTree = None,
     *,
     key: PRNGKey,
-    integrator: ODEIntegrator | None = None,
+    integrator: AbstractODEIntegrator | None = None,
     batch_size: int | None = None,
 ) -> Pairs:
     """Noise, and the data to which a flow's ODE carries it: what [`flowprop.PairedFlow`][] is trained on.

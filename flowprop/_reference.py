@@ -14,7 +14,7 @@ from ._embedding import Embedding
 from ._flow import Flow
 from ._label_loss import check_gradient, condition_of
 from ._labelled import check_labels, check_weights, weighted_mean
-from ._solve import ODEIntegrator, arrive, label_integrator
+from ._solve import AbstractODEIntegrator, arrive, label_integrator
 from ._types import Inputs, Point, PRNGKey, Scalar, Time, Weights, check_key, checked
 
 
@@ -125,10 +125,10 @@ class AdjointClassifier(eqx.Module):
     """
 
     classifier: Classifier
-    integrator: ODEIntegrator
+    integrator: AbstractODEIntegrator
 
     @checked
-    def __init__(self, classifier: Classifier, integrator: ODEIntegrator | None = None) -> None:
+    def __init__(self, classifier: Classifier, integrator: AbstractODEIntegrator | None = None) -> None:
         check_gradient(classifier.readout, "the adjoint")
         self.classifier = classifier
         self.integrator = label_integrator() if integrator is None else integrator
