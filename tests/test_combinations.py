@@ -124,13 +124,19 @@ def test_solves_and_samples_take_every_type(name):
     with jax.enable_x64(double):
         slack = 1e-4 + 20 * abs(float(jnp.asarray(RATE, network)) - RATE)
         if not name.startswith("big"):  # JAX itself takes no array of foreign byte order
-            np.testing.assert_allclose(np.asarray(_solve(flow(network), make(POINTS), make(CONDITIONS)), float), _end(POINTS, CONDITIONS), atol=slack)
+            np.testing.assert_allclose(
+                np.asarray(_solve(flow(network), make(POINTS), make(CONDITIONS)), float),
+                _end(POINTS, CONDITIONS),
+                atol=slack,
+            )
         for integrator in (None, fp.SDEIntegrator(4), fp.AncestralIntegrator(4)):
             samples = fp.sample(flow(network), 3, make(CONDITIONS), key=KEY, integrator=integrator)
             assert samples.dtype in (jnp.float32, jnp.float64)
             assert np.all(np.isfinite(samples))
         samples, log_probs = fp.sample_and_log_prob(flow(network), 3, make(CONDITIONS), key=KEY)
-        np.testing.assert_allclose(np.asarray(log_probs, float), log_density(np.asarray(samples, float), CONDITIONS), atol=1e-3 + slack)
+        np.testing.assert_allclose(
+            np.asarray(log_probs, float), log_density(np.asarray(samples, float), CONDITIONS), atol=1e-3 + slack
+        )
         z0, z1 = fp.reflow_pairs(flow(network), 3, make(CONDITIONS), key=KEY)
         np.testing.assert_allclose(np.asarray(z1, float), _end(np.asarray(z0, float), CONDITIONS), atol=slack)
 
@@ -140,7 +146,14 @@ def test_training_takes_every_type(name):
     double, network, make = TYPES[name]
     with jax.enable_x64(double):
         model, history = fp.fit(
-            flow(network), (make(POINTS), make(CONDITIONS)), optax.sgd(1e-2), steps=3, batch_size=2, key=KEY, ema=0.9, progress=False
+            flow(network),
+            (make(POINTS), make(CONDITIONS)),
+            optax.sgd(1e-2),
+            steps=3,
+            batch_size=2,
+            key=KEY,
+            ema=0.9,
+            progress=False,
         )
         assert np.all(np.isfinite(history["loss"]))
         assert model.network.rate.dtype == network
@@ -165,14 +178,23 @@ class FlowjaxLike:
 # Name -> transform, points in the data's units within its support.
 TRANSFORMS = {
     "Standardise": (STANDARDISE, np.array([[3.0, -20.0], [2.5, -5.0]])),
-    "Whiten": (fp.Whiten.fit(np.random.default_rng(0).normal(size=(50, 2)) @ np.array([[2.0, 1.0], [0.0, 0.1]])), np.array([[0.5, 0.2], [-1.0, -0.4]])),
+    "Whiten": (
+        fp.Whiten.fit(np.random.default_rng(0).normal(size=(50, 2)) @ np.array([[2.0, 1.0], [0.0, 0.1]])),
+        np.array([[0.5, 0.2], [-1.0, -0.4]]),
+    ),
     "Bounded": (fp.Bounded(-1.0, np.array([2.0, 4.0])), np.array([[0.5, 0.5], [1.9, -0.9]])),
     "Positive": (fp.Positive(), np.array([[0.5, 2.0], [3.0, 0.1]])),
-    "Chain": (fp.Chain(fp.Positive(), fp.Standardise(np.zeros(2), np.array([0.5, 2.0]))), np.array([[0.5, 2.0], [3.0, 0.1]])),
+    "Chain": (
+        fp.Chain(fp.Positive(), fp.Standardise(np.zeros(2), np.array([0.5, 2.0]))),
+        np.array([[0.5, 2.0], [3.0, 0.1]]),
+    ),
     "OnColumns": (fp.OnColumns((1,), fp.Positive()), np.array([[-0.5, 2.0], [3.0, 0.1]])),
     "flowjax's methods": (FlowjaxLike(), np.array([[0.5, 2.0], [3.0, -0.1]])),
     "Circular": (fp.Circular(2 * np.pi), np.array([[0.5, 3.0], [-3.1, 1.0]])),
-    "Dequantise": (fp.Chain(fp.Dequantise(), fp.Standardise(np.full(2, 2.0), np.full(2, 1.5))), np.array([[0, 2], [3, 1]])),
+    "Dequantise": (
+        fp.Chain(fp.Dequantise(), fp.Standardise(np.full(2, 2.0), np.full(2, 1.5))),
+        np.array([[0, 2], [3, 1]]),
+    ),
 }
 BIJECTIVE = [name for name in TRANSFORMS if name not in ("Circular", "Dequantise")]
 
@@ -281,7 +303,10 @@ REFUSED = {
     "integers without a transform": (lambda: fp.log_prob(flow(), np.zeros((2, 2), int)), "`z1`.*astype"),
     "integers in training": (lambda: flow().loss(np.zeros((2, 2), int), key=KEY), "`z1`.*Dequantise"),
     "levels without a key": (lambda: fp.log_prob(transformed("Dequantise"), np.zeros((2, 2), int)), "`key`"),
-    "a transform of another shape": (lambda: fp.fm_flow(Growth(jnp.ones(())), shape=(3,), transform=STANDARDISE), "shape"),
+    "a transform of another shape": (
+        lambda: fp.fm_flow(Growth(jnp.ones(())), shape=(3,), transform=STANDARDISE),
+        "shape",
+    ),
     "a class as a transform": (lambda: flow(transform=fp.Standardise), "`transform`"),
     "an array as a transform": (lambda: flow(transform=np.ones(2)), "`transform`"),
     "a classifier of transformed labels": (
@@ -290,7 +315,12 @@ REFUSED = {
     ),
     "data outside of the support": (
         lambda: fp.fit(
-            transformed("Positive"), (np.array([[1.0, 2.0], [1.0, -1.0]]),), optax.sgd(0.1), steps=1, batch_size=1, key=KEY
+            transformed("Positive"),
+            (np.array([[1.0, 2.0], [1.0, -1.0]]),),
+            optax.sgd(0.1),
+            steps=1,
+            batch_size=1,
+            key=KEY,
         ),
         "column 1.*rows",
     ),
@@ -311,7 +341,15 @@ def test_fit_warns_of_data_far_from_unit_scale(points):
     data = np.random.default_rng(0).standard_normal((100, 2)).astype(np.float32) * np.asarray(points, np.float32)
     with pytest.warns(UserWarning, match="far from the unit scale.*`transform=fp.Standardise.fit"):
         fp.fit(flow(), (data,), optax.sgd(0.0), steps=1, batch_size=10, key=KEY, progress=False)
-    fp.fit(flow(transform=fp.Standardise.fit(data)), (data,), optax.sgd(0.0), steps=1, batch_size=10, key=KEY, progress=False)
+    fp.fit(
+        flow(transform=fp.Standardise.fit(data)),
+        (data,),
+        optax.sgd(0.0),
+        steps=1,
+        batch_size=10,
+        key=KEY,
+        progress=False,
+    )
 
 
 # --- Rows ------------------------------------------------------------------------------------------------------------
@@ -372,7 +410,11 @@ def test_likelihoods_ask_for_the_highest_precision():
 
 
 def test_the_table_of_transforms_is_whole():
-    public = {name for name in dir(fp) if isinstance(getattr(fp, name), type) and issubclass(getattr(fp, name), fp.AbstractTransform)}
+    public = {
+        name
+        for name in dir(fp)
+        if isinstance(getattr(fp, name), type) and issubclass(getattr(fp, name), fp.AbstractTransform)
+    }
     concrete = {name for name in public if not name.startswith("Abstract")} - {"IdentityTransform"}
     assert concrete - {"Dequantise"} <= TRANSFORMS.keys()
 

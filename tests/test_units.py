@@ -91,7 +91,9 @@ def test_a_density_in_any_units(case, transform, key):
 @pytest.mark.slow
 def test_uniform_data_in_a_box(key):
     key_fit, key_sample = jax.random.split(key)
-    points, test_points = (np.random.default_rng(seed).random((n, 2), np.float32) for seed, n in ((0, 20_000), (1, 4000)))
+    points, test_points = (
+        np.random.default_rng(seed).random((n, 2), np.float32) for seed, n in ((0, 20_000), (1, 4000))
+    )
     flow = trained(points, fp.Bounded(0.0, 1.0), key_fit)
     samples = fp.sample(flow, 20_000, key=key_sample)
     assert jnp.all((samples >= 0) & (samples <= 1))

@@ -66,7 +66,9 @@ CASES = {
 
 def trained(points, transform, key):
     key_network, key_fit = jax.random.split(key)
-    flow = fp.Flow(fp.nn.MLP(shape=2, key=key_network), fp.CondOTPath(), fp.VelocityPrediction(), shape=2, transform=transform)
+    flow = fp.Flow(
+        fp.nn.MLP(shape=2, key=key_network), fp.CondOTPath(), fp.VelocityPrediction(), shape=2, transform=transform
+    )
     optimiser = optax.adam(optax.cosine_decay_schedule(4e-3, 2000))
     return fp.fit(flow, (points,), optimiser, steps=2000, batch_size=256, key=key_fit, ema=0.99, progress=False)[0]
 
@@ -91,7 +93,9 @@ def test_a_density_in_any_units(case, transform, key):
 @pytest.mark.slow
 def test_uniform_data_in_a_box(key):
     key_fit, key_sample = jax.random.split(key)
-    points, test_points = (np.random.default_rng(seed).random((n, 2), np.float32) for seed, n in ((0, 20_000), (1, 4000)))
+    points, test_points = (
+        np.random.default_rng(seed).random((n, 2), np.float32) for seed, n in ((0, 20_000), (1, 4000))
+    )
     flow = trained(points, fp.Bounded(0.0, 1.0), key_fit)
     samples = fp.sample(flow, 20_000, key=key_sample)
     assert jnp.all((samples >= 0) & (samples <= 1))
