@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree, Shaped
@@ -15,7 +16,7 @@ from ._log_prob import log_prob, ode_of
 from ._sample import sample
 from ._sample_log_prob import sample_and_log_prob
 from ._solve import AbstractIntegrator, AbstractODEIntegrator
-from ._types import PRNGKey, checked
+from ._types import PRNGKey, check_key, checked
 
 
 class FlowDistribution(eqx.Module):
@@ -46,19 +47,19 @@ class FlowDistribution(eqx.Module):
         return ()
 
     @checked
-    def sample(self, key: PRNGKey, sample_shape: tuple[int, ...] = ()) -> Shaped[Array, "..."]:
+    def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Shaped[Array, "..."]:
         """Draw points: those of [`flowprop.sample`][] under the same key.
 
         **Arguments:**
 
-        - `key`: one typed key.
+        - `key`: one typed key, or one old-style key `jax.random.PRNGKey(seed)`, which NumPyro makes from either.
         - `sample_shape`: how many points, as a shape. By default one point.
 
         **Returns:** points in the data's units, `(*sample_shape, *shape)`.
 
         **Raises:** `ValueError` if a size is not positive; `RuntimeError` if a solve fails and `throw` is true.
         """
-        points = sample(self.flow, _count(sample_shape), key=key, integrator=self.integrator, throw=self.throw)
+        points = sample(self.flow, _count(sample_shape), key=_typed(key), integrator=self.integrator, throw=self.throw)
         return points.reshape(*sample_shape, *self.shape)
 
     @checked
@@ -87,13 +88,13 @@ class FlowDistribution(eqx.Module):
 
     @checked
     def sample_and_log_prob(
-        self, key: PRNGKey, sample_shape: tuple[int, ...] = ()
+        self, key: Any, sample_shape: tuple[int, ...] = ()
     ) -> tuple[Shaped[Array, "..."], Float[Array, "..."]]:
         """Draw points and compute their log-densities in one solve, by [`flowprop.sample_and_log_prob`][].
 
         **Arguments:**
 
-        - `key`: one typed key.
+        - `key`: one typed key, or one old-style key `jax.random.PRNGKey(seed)`, which NumPyro makes from either.
         - `sample_shape`: how many points, as a shape. By default one point.
 
         **Returns:** points in the data's units, `(*sample_shape, *shape)`, and their log-densities in nats,
@@ -104,7 +105,7 @@ class FlowDistribution(eqx.Module):
         points, values = sample_and_log_prob(
             self.flow,
             _count(sample_shape),
-            key=key,
+            key=_typed(key),
             divergence=self.divergence,
             integrator=self.integrator,
             throw=self.throw,
@@ -159,6 +160,13 @@ def as_distribution(
         ode_of(integrator),
         throw,
     )
+
+
+def _typed(key: Any) -> PRNGKey:
+    old_style = isinstance(key, jax.Array | np.ndarray) and key.dtype == jnp.uint32 and key.ndim == 1
+    key = jax.random.wrap_key_data(jnp.asarray(key)) if old_style else key
+    check_key("key", key)
+    return key
 
 
 def _count(sample_shape: tuple[int, ...]) -> int:

@@ -21,6 +21,7 @@ from ._solve import (
     forward_mode_explained,
     succeeded,
 )
+from ._transform import log_sum_over_preimages
 from ._types import Data, Point, PRNGKey, Scalar, check_key, check_positive, check_shape, checked
 
 
@@ -118,13 +119,17 @@ def at_preimages(
     data, x = zeros_unless(good, (data, x))
     features = flow.encode(x)
     points, log_weights = flow.transform.preimages(data, key=key_data)
+    # Outside of the support the result is known: nothing hard is solved there, and its gradient is 0.
+    points = jax.vmap(zeros_unless)(log_weights > -jnp.inf, points)
     if flow.transform.is_bijective:
         record, log_prob = density(points[0], features, key_probes)
         return jax.tree.map(lambda leaf: leaf[None], record), nan_unless(good, log_prob + log_weights[0])
     # The probes are the same for all points that stand for one example.
     record, log_probs = jax.vmap(lambda z: density(z, features, key_probes))(points)
-    log_weights = log_weights.reshape(-1, *[1] * (log_probs.ndim - 1))
-    return record, nan_unless(good, jax.nn.logsumexp(log_probs + log_weights, axis=0))
+    total = log_sum_over_preimages
+    for _ in range(log_probs.ndim - 1):
+        total = jax.vmap(total, in_axes=(1, None))
+    return record, nan_unless(good, total(log_probs, log_weights))
 
 
 def solved_density(

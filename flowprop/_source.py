@@ -114,7 +114,8 @@ class EmpiricalSource(AbstractSource):
     @checked
     def __init__(self, points: Float[Array | np.ndarray, "rows *shape"]) -> None:
         check_positive(points=len(points))
-        array = jnp.asarray(points)
+        with np.errstate(over="ignore"):
+            array = jnp.asarray(points)
         if not is_traced(array):
             # In the precision that they are stored in: a large float64 number is infinite in float32.
             wrong = np.flatnonzero(~np.isfinite(np.asarray(array, np.float64)).reshape(len(array), -1).all(axis=1))
@@ -129,7 +130,8 @@ class EmpiricalSource(AbstractSource):
         """Rows drawn with replacement, `(num_points, *shape)`."""
         points = self.points.value
         check_shape("points", points, (None, *shape), "the source's rows have the flow's `shape`")
-        return points[jax.random.randint(key, (num_points,), 0, len(points))]
+        # Half precision is for storage: a solver needs more.
+        return points[jax.random.randint(key, (num_points,), 0, len(points))].astype(float)
 
     def log_prob(self, z0: Point) -> Scalar:
         """A `ValueError`: rows of a data set have no density."""
@@ -140,7 +142,7 @@ class EmpiricalSource(AbstractSource):
 
 
 @runtime_checkable
-class Distribution(Protocol):
+class _Distribution(Protocol):
     """The two methods that the distributions of flowjax, NumPyro and distrax share."""
 
     def sample(self, *args: Any, **kwargs: Any) -> Any:
@@ -197,7 +199,7 @@ class DistributionSource(AbstractSource):
     structure: Any = eqx.field(static=True)
     shape: tuple[int, ...] = eqx.field(static=True)
 
-    def __init__(self, distribution: Distribution) -> None:
+    def __init__(self, distribution: Any) -> None:
         self.shape = _event_shape(distribution)
         leaves, self.structure = jax.tree.flatten(distribution)
         self.leaves = tuple(map(_frozen, leaves))
@@ -256,7 +258,7 @@ def _event_shape(distribution: Any) -> tuple[int, ...]:
     """The shape of one point, or an error that says why this is no distribution of one point."""
     came = described(distribution)
     is_class, has_event_shape = isinstance(distribution, type), isinstance(distribution, _WithEventShape)
-    has_methods = isinstance(distribution, Distribution)
+    has_methods = isinstance(distribution, _Distribution)
     if is_class or not has_methods or not (has_event_shape or isinstance(distribution, _WithShape)):
         remedy = f": make one, `{distribution.__name__}(...)`" if is_class else ""
         raise TypeError(
