@@ -8,7 +8,6 @@ import flowprop as fp
 from flowprop.conformance import (
     GAUSSIAN as GAUSSIAN,
     MIXTURE as MIXTURE,
-    ClassPosterior as Posterior,  # noqa: F401
     Denoiser as Denoiser,
     Exact as Exact,
     Mixture as Mixture,

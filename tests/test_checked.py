@@ -108,7 +108,7 @@ REMEDIES = {
     "a data frame": (lambda: echo(points=Frame()), "`.to_numpy()`"),
     "a factory": (
         lambda: fp.fit(FLOW, (np.zeros((3, 2)),), optax.adam, steps=1, batch_size=1, key=jax.random.key(0)),
-        "`adam(...)`",
+        "call it, as in `adam(1e-3)`",
     ),
 }
 

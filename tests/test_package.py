@@ -1,4 +1,4 @@
-"""The house: who imports whom, what `import flowprop` costs, and that every public name says what it is."""
+"""The layout: who imports whom, what `import flowprop` costs, and that every public name says what it is."""
 
 import ast
 import inspect
@@ -14,70 +14,30 @@ import flowprop as fp
 
 
 ROOT = Path(fp.__file__).parent
-#: The rooms of the core, each of which imports only from those above it.
-HOUSE = [
+#: The files and folders of the core. Each imports only from those above it.
+ORDER = [
     "_checked",
     "_types",
     "_batch",
     "_rows",
-    "_draws",
     "_frozen",
     "_transform",
-    "_network",
-    "_schedule",
-    "_unbounded_schedules",
-    "_span",
     "_path",
-    "_affine_path",
-    "_prediction",
-    "_time_sampling",
-    "_weighting",
-    "_source",
-    "_assignment",
-    "_coupling",
-    "_flow",
-    "_constructors",
-    "_given",
-    "_guidance",
-    "_change_of_path",
-    "_divergence",
-    "_augmented",
-    "_solve",
-    "_sample",
-    "_pairs",
-    "_log_prob",
-    "_log_prob_estimate",
-    "_sample_log_prob",
-    "_distribution",
-    "_importance",
-    "_bits_per_dim",
-    "_class_log_prob",
-    "_maximum_likelihood",
-    "_labelled",
-    "_embedding",
-    "_prototypes",
-    "_readout",
-    "_objective",
-    "_label_loss",
-    "_classifier",
-    "_regressor",
-    "_local",
-    "_stacked",
-    "_discrete",
-    "_reference",
-    "_data",
     "_loss",
-    "_optimiser",
-    "_trainer",
+    "_flow",
+    "_divergence",
+    "_solve",
+    "_likelihood",
+    "_labels",
     "_train",
     "_checkpoint",
 ]
-ROOMS = sorted(path.stem for path in ROOT.glob("_[a-z]*"))
+PARTS = sorted(path.stem for path in ROOT.glob("_[a-z]*"))
 FILES = sorted(ROOT.rglob("*.py"))
 
 
-def room_of(path):
-    """A room is a file, or a folder once it has grown."""
+def part_of(path):
+    """The file or folder at the top of the package that holds a file."""
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
@@ -108,20 +68,20 @@ def python(code):
     return run.stdout
 
 
-class TestHouse:
-    def test_every_room_is_in_the_list(self):
-        assert set(ROOMS) <= set(HOUSE)
+class TestLayout:
+    def test_every_part_is_in_the_order(self):
+        assert set(PARTS) == set(ORDER)
 
-    @pytest.mark.parametrize("room", ROOMS)
-    def test_a_room_imports_only_from_above(self, room):
-        names = [name.split(".") for path in FILES if room_of(path) == room for name in imports(path)]
+    @pytest.mark.parametrize("part", PARTS)
+    def test_a_part_imports_only_from_above(self, part):
+        names = [name.split(".") for path in FILES if part_of(path) == part for name in imports(path)]
         within = {".".join(name[:2]) for name in names if name[0] == "flowprop"}
         # In particular neither `nn` nor `data` nor `plot`, which are optional to the core.
-        assert within <= {f"flowprop.{name}" for name in [*HOUSE[: HOUSE.index(room)], room]}
+        assert within <= {f"flowprop.{name}" for name in [*ORDER[: ORDER.index(part)], part]}
 
-    def test_only_one_room_knows_diffrax(self):
+    def test_only_solve_imports_diffrax(self):
         users = [path for path in FILES if any(name.split(".")[0] == "diffrax" for name in imports(path))]
-        assert {room_of(path) for path in users} == {"_solve"}
+        assert {part_of(path) for path in users} == {"_solve"}
 
     def test_only_plot_knows_matplotlib(self):
         users = [path for path in FILES if any(name.split(".")[0] == "matplotlib" for name in imports(path))]

@@ -1,9 +1,9 @@
 """The divergence of a vector field: the trace of its Jacobian, exact or estimated by random probes."""
 
-from ._divergence import AbstractDivergence as AbstractDivergence, ExactDivergence as ExactDivergence
-from ._hutch_plus_plus import HutchPlusPlusDivergence as HutchPlusPlusDivergence
-from ._hutchinson import HutchinsonDivergence as HutchinsonDivergence
-from ._probes import (
+from .divergence import AbstractDivergence as AbstractDivergence, ExactDivergence as ExactDivergence
+from .hutch_plus_plus import HutchPlusPlusDivergence as HutchPlusPlusDivergence
+from .hutchinson import HutchinsonDivergence as HutchinsonDivergence
+from .probes import (
     AbstractProbes as AbstractProbes,
     GaussianProbes as GaussianProbes,
     OrthogonalProbes as OrthogonalProbes,
@@ -11,4 +11,4 @@ from ._probes import (
     RademacherProbes as RademacherProbes,
     SphereProbes as SphereProbes,
 )
-from ._xtrace import XTraceDivergence as XTraceDivergence
+from .xtrace import XTraceDivergence as XTraceDivergence

@@ -4,10 +4,10 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .._flow import Flow
-from .._log_prob import log_prob
-from .._path import AbstractPath, derivative
-from .._prediction import (
+from .._flow.flow import Flow
+from .._likelihood.log_prob import log_prob
+from .._path.path import AbstractPath, derivative
+from .._path.prediction import (
     AbstractPrediction,
     EarlyStopPrediction,
     NoisePrediction,
@@ -15,7 +15,7 @@ from .._prediction import (
     TargetPrediction,
     VelocityPrediction,
 )
-from .._sample import sample
+from .._solve.sample import sample
 from .._types import Point, Time, checked
 from ._check import AbstractCheck
 from ._exact import Exact, Fields

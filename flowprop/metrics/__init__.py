@@ -3,10 +3,7 @@
 Samples are arrays whose first axis counts the points; the points may have any shape.
 """
 
-from ._classifier_test import (
-    TwoSampleTest as TwoSampleTest,
-    classifier_two_sample_test as classifier_two_sample_test,
-)
+from ._classifier_test import TwoSampleTest as TwoSampleTest, classifier_two_sample_test as classifier_two_sample_test
 from ._coverage import (
     CoverageCurve as CoverageCurve,
     calibration_error as calibration_error,

@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._augmented import nothing
 from .._batch import compiled, in_batches
-from .._flow import Flow, check_condition
+from .._flow.flow import Flow, check_condition
+from .._likelihood.augmented_ode import nothing
 from .._solve import AbstractODEIntegrator, ODEIntegrator
 from .._types import Point, Points, Scalar, Time, check_positive, check_shape, checked
 from ._samples import check_finite

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 import flowprop as fp
-from flowprop._trainer import Trainer
+from flowprop._train.trainer import Trainer
 
 
 BATCH, DIM = 256, 2

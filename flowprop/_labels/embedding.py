@@ -1,0 +1,184 @@
+"""Classes as points."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._checked import described
+from .._frozen import Frozen, unfrozen
+from .._types import PRNGKey, Real, check_key, check_number, checked, is_traced
+from .labelled import as_labels
+
+
+@checked
+class Embedding(eqx.Module):
+    """One point for each class: the clean end `u_y` of a label's flow.
+
+    ```python
+    import flowprop as fp
+    import jax.numpy as jnp
+
+    embedding = fp.Embedding(jnp.array([[1.0, 0.0], [-0.5, 0.9], [-0.5, -0.9]]), norm=1.0)  # three classes, trained
+    points = embedding([2, 0])  # (2, 2)
+    ```
+
+    **Arguments:**
+
+    - `rows`: an array `(classes, *shape)` of floating-point numbers, or the same in [`flowprop.Frozen`][].
+    - `norm`: the length that every row is given, or `None` to leave the rows as they are. Embeddings
+      that are learned need it: the loss falls when they grow and the noise does not.
+
+    **Raises:** `ValueError` if a row is not finite, `norm` is not positive and finite, or a row that is to have a norm
+    is 0; `TypeError` if the rows are not floating-point numbers.
+    """
+
+    rows: Array | Frozen
+    norm: Real | None = None
+
+    def __check_init__(self) -> None:
+        rows = unfrozen(self.rows)
+        if self.norm is not None:
+            check_number("norm", self.norm, above=0, remedy="give the positive length of an embedding, or `None`")
+        if rows.ndim == 0 or not jnp.issubdtype(rows.dtype, jnp.floating):
+            raise TypeError(f"`rows` is {described(rows)}: give floating-point numbers (classes, *shape)")
+        if is_traced(rows):
+            return
+        known = np.asarray(rows, np.float64)
+        if not np.all(np.isfinite(known)):
+            raise ValueError("`rows` holds values that are not finite: give each class a point")
+        lengths = np.max(np.abs(known), axis=tuple(range(1, known.ndim)), initial=0)
+        if self.norm is not None and not np.all(lengths):
+            raise ValueError(
+                f"`rows` has 0 for class {np.argmin(lengths)}, which has no direction: give it one, or `norm=None`"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return unfrozen(self.rows).shape[0]
+
+    @property
+    def matrix(self) -> Float[Array, "classes *shape"]:
+        """The embeddings, a row for each class."""
+        rows = unfrozen(self.rows)
+        if self.norm is None:
+            return rows
+        square = jnp.sum(jnp.square(rows), axis=range(1, rows.ndim), keepdims=True)
+        return self.norm * rows * jax.lax.rsqrt(square)
+
+    @checked
+    def __call__(self, labels: Any) -> Float[Array, "batch *shape"]:
+        """The labels' embeddings.
+
+        **Arguments:**
+
+        - `labels`: integers in [0, classes), `(n,)`: an array or a list.
+
+        **Returns:** `(n, *shape)`; NaN for a label out of range.
+
+        **Raises:** `TypeError` or `ValueError` if the labels are no integers `(n,)`.
+        """
+        labels = jnp.asarray(as_labels(labels))
+        # Not the last row for -1.
+        return self.matrix.at[labels].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
+@checked
+def one_hot_embedding(num_classes: int, *, norm: Real = 1.0) -> Embedding:
+    """Fixed embeddings at right angles: `norm` times the unit vectors.
+
+    ```python
+    import flowprop as fp
+
+    embedding = fp.one_hot_embedding(10)
+    ```
+
+    **Arguments:**
+
+    - `num_classes`: at least 2.
+    - `norm`: the length of an embedding, positive. Lengths far above 1 give the label away while most of it is still
+      noise.
+
+    **Returns:** the embedding, of points `(num_classes,)`.
+
+    **Raises:** `ValueError` for fewer than 2 classes, or a `norm` that is not positive and finite.
+    """
+    check_classes(num_classes)
+    check_norm(norm)
+    return Embedding(Frozen(norm * jnp.eye(num_classes)))
+
+
+@checked
+def learned_embedding(num_classes: int, dim: int, *, norm: Real = 1.0, key: PRNGKey) -> Embedding:
+    """Embeddings that are trained, on a sphere, and start in random directions.
+
+    ```python
+    import flowprop as fp
+    import jax
+
+    embedding = fp.learned_embedding(10, 20, key=jax.random.key(0))
+    ```
+
+    **Arguments:**
+
+    - `num_classes`: at least 2.
+    - `dim`: the number of coordinates of an embedding.
+    - `norm`: the sphere's radius, positive. It keeps the embeddings from growing.
+    - `key`: a typed key for the initial directions.
+
+    **Returns:** the embedding, of points `(dim,)`.
+
+    **Raises:** `ValueError` for fewer than 2 classes, or a `dim` or `norm` that is not positive and finite.
+    """
+    _check_sizes(num_classes, dim, norm, key)
+    return Embedding(jax.random.normal(key, (num_classes, dim)), norm)
+
+
+@checked
+def orthogonal_embedding(num_classes: int, dim: int, *, norm: Real = 1.0, key: PRNGKey) -> Embedding:
+    """Embeddings that are trained, on a sphere, and start at right angles.
+
+    (Section 2.3 of [NoProp](https://arxiv.org/abs/2503.24322).) If `dim` has no room for so many right angles, the
+    embeddings start as a random tight frame (orthonormal columns) whose rows are scaled to the norm.
+
+    ```python
+    import flowprop as fp
+    import jax
+
+    embedding = fp.orthogonal_embedding(10, 20, key=jax.random.key(0))
+    ```
+
+    **Arguments:**
+
+    - `num_classes`: at least 2.
+    - `dim`: the number of coordinates of an embedding.
+    - `norm`: the sphere's radius, positive. It keeps the embeddings from growing.
+    - `key`: a typed key for the initial rotation.
+
+    **Returns:** the embedding, of points `(dim,)`.
+
+    **Raises:** `ValueError` for fewer than 2 classes, or a `dim` or `norm` that is not positive and finite.
+    """
+    _check_sizes(num_classes, dim, norm, key)
+    return Embedding(jax.nn.initializers.orthogonal()(key, (num_classes, dim)), norm)
+
+
+def _check_sizes(num_classes: int, dim: int, norm: Real, key: PRNGKey) -> None:
+    check_classes(num_classes)
+    check_key("key", key)
+    check_norm(norm)
+    if dim < 1:
+        raise ValueError(f"`dim` is {dim}: give the positive dimension of the embeddings")
+
+
+def check_norm(norm: Real) -> None:
+    check_number("norm", norm, above=0, remedy="give the positive length of an embedding")
+
+
+def check_classes(num_classes: int) -> None:
+    if num_classes < 2:
+        raise ValueError(f"`num_classes` is {num_classes}: a classifier tells at least 2 classes apart")

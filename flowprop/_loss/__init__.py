@@ -1,0 +1,1 @@
+"""What one training example is: its time, its weight, its noise."""

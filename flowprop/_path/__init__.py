@@ -1,0 +1,1 @@
+"""What a point of a path is, and what a network's output says of it."""
