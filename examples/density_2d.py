@@ -22,6 +22,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -173,7 +174,8 @@ def condition(config: Config, task: str, coupling: str, key, figure: Path | None
     key_data, key_source, key_network, key_train = jax.random.split(key, 4)
     points, labels = slanting_moons(200_000 + 2 * config.test_points, key_data)
     x = CONDITIONS[task](points, labels)
-    pair = fp.ConditionalOTCoupling(CONDITION_AWARE[task]) if coupling == "aware" else COUPLINGS[coupling]()
+    pairs = COUPLINGS | {"ot": partial(fp.OTCoupling, ignore_condition=True)}  # to show the bias
+    pair = fp.ConditionalOTCoupling(CONDITION_AWARE[task]) if coupling == "aware" else pairs[coupling]()
     size = 0 if x is None else 1
     network = fp.nn.MLP(shape=(2,), condition_size=size, width=256, depth=3, key=key_network)
     flow = fp.fm_flow(network, shape=(2,), source=RingSource(), coupling=pair)

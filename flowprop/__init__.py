@@ -5,6 +5,12 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from . import data as data, metrics as metrics, nn as nn
+from ._affine_path import (
+    AffinePath as AffinePath,
+    polynomial_path as polynomial_path,
+    trigonometric_path as trigonometric_path,
+    variance_exploding_path as variance_exploding_path,
+)
 from ._bits_per_dim import BitsPerDimension as BitsPerDimension, BitsPerDimensionResult as BitsPerDimensionResult
 from ._change_of_path import change_path as change_path
 from ._checkpoint import load as load, save as save
@@ -42,7 +48,6 @@ from ._embedding import (
     learned_embedding as learned_embedding,
     one_hot_embedding as one_hot_embedding,
     orthogonal_embedding as orthogonal_embedding,
-    prototype_embedding as prototype_embedding,
 )
 from ._flow import Flow as Flow
 from ._frozen import Frozen as Frozen, trainable as trainable
@@ -70,6 +75,7 @@ from ._prediction import (
     TargetPrediction as TargetPrediction,
     VelocityPrediction as VelocityPrediction,
 )
+from ._prototypes import prototype_embedding as prototype_embedding
 from ._readout import (
     AbstractReadout as AbstractReadout,
     LinearReadout as LinearReadout,
@@ -89,6 +95,7 @@ from ._schedule import (
 )
 from ._solve import (
     AbstractIntegrator as AbstractIntegrator,
+    AbstractODEIntegrator as AbstractODEIntegrator,
     AncestralIntegrator as AncestralIntegrator,
     ODEIntegrator as ODEIntegrator,
     SDEIntegrator as SDEIntegrator,
@@ -102,25 +109,41 @@ from ._source import (
     EmpiricalSource as EmpiricalSource,
     GaussianSource as GaussianSource,
 )
+from ._time_sampling import (
+    AbstractTimeSampling as AbstractTimeSampling,
+    GridTimeSampling as GridTimeSampling,
+    LogitNormalTimeSampling as LogitNormalTimeSampling,
+    PowerTimeSampling as PowerTimeSampling,
+    StratifiedTimeSampling as StratifiedTimeSampling,
+    UniformTimeSampling as UniformTimeSampling,
+)
 from ._train import fit as fit
 from ._transform import (
+    AbstractBijectiveTransform as AbstractBijectiveTransform,
+    AbstractTransform as AbstractTransform,
     Bounded as Bounded,
+    Chain as Chain,
+    Circular as Circular,
+    Dequantise as Dequantise,
+    IdentityTransform as IdentityTransform,
+    OnColumns as OnColumns,
+    Positive as Positive,
     Standardise as Standardise,
     Whiten as Whiten,
 )
+from ._unbounded_schedules import (
+    CauchyNoiseSchedule as CauchyNoiseSchedule,
+    ExponentialNoiseSchedule as ExponentialNoiseSchedule,
+    LaplaceNoiseSchedule as LaplaceNoiseSchedule,
+    QuadraticNoiseSchedule as QuadraticNoiseSchedule,
+)
 from ._weighting import (
-    AbstractTimeSampling as AbstractTimeSampling,
     AbstractWeighting as AbstractWeighting,
     BatchNormalisedELBOWeighting as BatchNormalisedELBOWeighting,
     ELBOWeighting as ELBOWeighting,
-    GridTimeSampling as GridTimeSampling,
-    LogitNormalTimeSampling as LogitNormalTimeSampling,
     MinSNRWeighting as MinSNRWeighting,
     NormalisedELBOWeighting as NormalisedELBOWeighting,
-    PowerTimeSampling as PowerTimeSampling,
     StepELBOWeighting as StepELBOWeighting,
-    StratifiedTimeSampling as StratifiedTimeSampling,
-    UniformTimeSampling as UniformTimeSampling,
     UniformWeighting as UniformWeighting,
 )
 

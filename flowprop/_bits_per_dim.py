@@ -13,8 +13,8 @@ from ._batch import example_keys
 from ._divergence import AbstractDivergence, ExactDivergence
 from ._flow import Flow
 from ._log_prob import log_prob
-from ._solve import ODEIntegrator
-from ._types import PRNGKey, Real, Scalar, check_key, check_positive, check_shape, checked
+from ._solve import AbstractODEIntegrator, ODEIntegrator
+from ._types import PRNGKey, Real, Scalar, check_key, check_number, check_positive, check_shape, checked
 
 
 class BitsPerDimension(eqx.Module):
@@ -48,7 +48,7 @@ class BitsPerDimension(eqx.Module):
     centre: Real
     scale: Real
     divergence: AbstractDivergence
-    integrator: ODEIntegrator
+    integrator: AbstractODEIntegrator
 
     @checked
     def __init__(
@@ -60,12 +60,15 @@ class BitsPerDimension(eqx.Module):
         centre: Real | None = None,
         scale: Real | None = None,
         divergence: AbstractDivergence | None = None,
-        integrator: ODEIntegrator | None = None,
+        integrator: AbstractODEIntegrator | None = None,
     ) -> None:
         if not 2 <= num_levels <= 256:
             raise ValueError(f"`num_levels` is {num_levels}: give the number of a pixel's values, 2 to 256")
-        if scale is not None and scale <= 0:
-            raise ValueError(f"`scale` is {scale}: give the positive width that becomes 1 in the flow's coordinates")
+        if centre is not None:
+            check_number("centre", centre, remedy="give the level that becomes 0 in the flow's coordinates")
+        if scale is not None:
+            remedy = "give the positive width that becomes 1 in the flow's coordinates"
+            check_number("scale", scale, above=0, remedy=remedy)
         check_positive(num_draws=num_draws)
         self.split = split
         self.num_levels = num_levels
@@ -149,15 +152,14 @@ class BitsPerDimension(eqx.Module):
         return BitsPerDimensionResult(self, draws, num_dims)
 
     def __str__(self) -> str:
-        solver, controller = (
-            eqx.tree_pformat(part, width=1000) for part in (self.integrator.solver, self.integrator.stepsize_controller)
-        )
         # Defaults too: they may change.
-        fields = [f"{f.name}={getattr(self.divergence, f.name)!r}" for f in dataclasses.fields(self.divergence)]
+        fields = [
+            f"{f.name}={getattr(self.divergence, f.name)!r}" for f in dataclasses.fields(self.divergence) if f.repr
+        ]
         return (
             f"uniform dequantisation of {self.num_levels} levels with {self.num_draws} "
             f"{'draw' if self.num_draws == 1 else 'draws'}, {type(self.divergence).__name__}({', '.join(fields)}), "
-            f"{solver}, {controller}, first step {float(self.integrator.dt0.array):g}"
+            f"{self.integrator}"
         )
 
 

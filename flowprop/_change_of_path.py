@@ -1,57 +1,67 @@
 """A trained flow along another path."""
 
+import dataclasses
+
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from ._flow import Flow
-from ._path import AbstractPath, CondOTPath, Estimate, derivative
+from ._path import AbstractPath, Estimate, derivative
 from ._prediction import AbstractPrediction
+from ._time_sampling import StratifiedTimeSampling
 from ._types import Point, Scalar, Time, Times, checked
+from ._weighting import UniformWeighting
 
 
 @checked
 def change_path(flow: Flow, path: AbstractPath) -> Flow:
     """A trained flow along another path or schedule: exact, and without training.
 
-    Where two paths have the same log-SNR, their points differ by a factor. At time `t` of the new
-    path, `gamma_old(s) = gamma(t)` gives the old time `s`, and `z_old = alpha_old(s) / alpha(t) z`;
-    target and noise are the same, and the velocity is `alpha' u + sigma' eps` (Shaul et al. 2024;
-    Lipman et al. 2024).
+    If two paths have the same log-SNR, their points differ by a factor. At time `t` of the new path,
+    `gamma_old(s) = gamma(t)` gives the old time `s`, and `z_old = alpha_old(s) / alpha(t) z`. Target and noise are the
+    same, and the velocity is `alpha' u + sigma' eps` (Shaul et al. 2024,
+    [arXiv:2310.19075](https://arxiv.org/abs/2310.19075); Lipman et al. 2024,
+    [arXiv:2412.06264](https://arxiv.org/abs/2412.06264)).
 
-    The new span is that of the log-SNRs which both have. Where the new path reaches further than
-    the old one, it is cut: the likelihood stays that of the old flow, and samples end with one
-    evaluation of the target. Where it reaches less far, it begins with pure noise though the old flow
-    has some data there, or leaves more noise on the data: as if it had been trained so.
+    The new span is that of the log-SNRs which both paths have. If the new path reaches further than the old one, it
+    is cut: the likelihood stays that of the old flow, and samples end with one evaluation of the target. If it
+    reaches less far, it begins with pure noise though the old flow has some data there, or it leaves more noise on
+    the data, as if it had been trained so.
 
     **Arguments:**
 
-    - `flow`: the flow, whatever its prediction. The result calls its network once for each evaluation.
+    - `flow`: the flow, of any prediction. The result calls its network once for each evaluation.
     - `path`: the new path.
 
-    **Returns:** a flow, which takes the same conditions. It is for use: train the one it is made of.
+    **Returns:** a flow, which takes the same conditions. It is for use only: train the original flow.
 
-    **Raises:** `ValueError` if the log-SNRs of the two paths have no range in common. To be called
-    outside of `jax.jit`, for the span has to be known.
+    **Raises:** `ValueError` if the log-SNRs of the two paths have no range in common. Call it outside of `jax.jit`,
+    because the span has to be known.
+
+    ```python
+    import flowprop as fp
+
+    flow = fp.fm_flow(lambda t, z, x: -z, shape=(2,))
+    changed = fp.change_path(flow, fp.VPPath(fp.SigmoidNoiseSchedule()))
+    ```
     """
     ends = [flow.path.gamma(jnp.asarray(t, float)) for t in flow.span]
-    start, end = (float(_time_at(path, gamma, (0.0, 1.0))) for gamma in ends)
+    start, end = (float(path.time_at(gamma, path.span)) for gamma in ends)
     if start >= end:
         raise ValueError(
             f"`path` has no log-SNR in common with the flow's, from {float(ends[0]):.3g} to {float(ends[1]):.3g}: "
             "give a path that passes through some of them"
         )
     prediction = _BothPrediction((start, end), flow.prediction)
-    return Flow(
-        _OtherPath(flow, path),
-        path,
-        prediction,
-        shape=flow.shape,
-        source=flow.source,
-        coupling=flow.coupling,
-        transform=flow.transform,
-        encoder=flow.encoder,
+    return dataclasses.replace(
+        flow,
+        network=_OtherPath(flow, path),
+        path=path,
+        prediction=prediction,
+        # A weighting or sampling that suits the old path may not suit the new one.
+        weighting=UniformWeighting(),
+        time_sampling=StratifiedTimeSampling(),
     )
 
 
@@ -63,7 +73,7 @@ class _OtherPath(eqx.Module):
 
     def __call__(self, t: Time, z: Point, x: PyTree) -> Float[Array, "2 *shape"]:
         old, new = self.flow.path, self.path
-        s = _time_at(old, new.gamma(t), self.flow.span)
+        s = old.time_at(new.gamma(t), self.flow.span)
         # The larger of the two coefficients: the other may be 0.
         noisy = new.alpha(t) < new.sigma(t)
         factor = jnp.where(noisy, old.sigma(s), old.alpha(s)) / jnp.where(noisy, new.sigma(t), new.alpha(t))
@@ -99,20 +109,3 @@ class _BothPrediction(AbstractPrediction):
 
     def output_shape(self, shape: tuple[int, ...], condition: PyTree) -> tuple[int, ...]:
         return (2, *shape)
-
-
-@eqx.filter_jit
-def _time_at(path: AbstractPath, gamma: Scalar, span: tuple[float, float]) -> Scalar:
-    """When, within `span`, a path has this log-SNR; the nearer end of the span if it never has."""
-    start, end = (jnp.asarray(t, gamma.dtype) for t in span)
-    if isinstance(path, CondOTPath):
-        return jnp.clip(jax.nn.sigmoid(gamma / 2), start, end)
-
-    def halve(_: Array, times: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
-        middle = sum(times) / 2
-        above = path.gamma(middle) > gamma
-        return jnp.where(above, times[0], middle), jnp.where(above, middle, times[1])
-
-    # As many halvings as a time has digits.
-    low, high = jax.lax.fori_loop(0, jnp.finfo(gamma.dtype).nmant + 2, halve, (start, end))
-    return jnp.where(high < end, low, end)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import AbstractArray, TypeCheckError, jaxtyped
+from jaxtyping import AbstractArray, PyTree, TypeCheckError, jaxtyped
 
 
 Target = TypeVar("Target", bound=Callable[..., Any])
@@ -98,6 +98,8 @@ def _conversion(target: Callable[..., Any]) -> Callable[[tuple, dict], tuple[tup
 def _converter(hint: Any) -> Callable[[Any], Any] | None:
     """How a value is converted to what an annotation means; `None` where it never is."""
     options = _options(hint)
+    if any(option is PyTree for option in options):
+        return _native_leaves
     if tuple[int, ...] in options:
         return _sizes
     arrays = any(_is_array_hint(option) for option in options)
@@ -105,6 +107,8 @@ def _converter(hint: Any) -> Callable[[Any], Any] | None:
         return _real
     if int in options and float not in options and not arrays:
         return _whole
+    if float in options:
+        return _number
     return _native if arrays else None
 
 
@@ -152,6 +156,15 @@ def _native(value: Any) -> Any:
     if isinstance(value, np.ndarray) and not value.dtype.isnative:
         return value.astype(value.dtype.newbyteorder("="))
     return value
+
+
+def _native_leaves(value: Any) -> Any:
+    return value if value is None else jax.tree.map(_native, value)
+
+
+def _number(value: Any) -> Any:
+    """A NumPy scalar as a Python number; a JAX scalar may serve as it is."""
+    return _native(value) if isinstance(value, jax.Array) else _native(_real(value))
 
 
 def _complaint(target: Callable[..., Any], args: tuple, kwargs: dict) -> str | None:

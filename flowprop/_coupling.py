@@ -1,43 +1,57 @@
 """How noise is paired with data in a training batch."""
 
 import abc
-import warnings
 from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
-from ._types import PRNGKey, Real, check_positive, check_shape, checked
+from ._assignment import Cost, best_rows, log_plan
+from ._types import PRNGKey, Real, check_number, check_positive, check_shape, checked
 
 
 Batch = Float[Array, "batch *shape"]
-#: Of noise in rows with data in columns.
-Cost = Float[Array, "batch batch"]
 
 
 class AbstractCoupling(eqx.Module):
     """A joint distribution of noise and data whose marginals are those of the batch.
 
-    A flow trained on it carries `p(z_0)` to `p(z_1)` whatever it is: the coupling chooses how straight.
-    Given a condition that holds only as long as the noise does not tell of it, `p(z_0 | x) = p(z_0)`.
-    A coupling says by `is_independent` whether it leaves noise and data independent.
+    Any coupling with these marginals trains a valid flow; the choice only affects how straight its paths are. With a
+    condition `x`, the noise paired with a condition must also be independent of it: `p(z_0 | x) = p(z_0)`. A coupling
+    of your own defines `pair`.
     """
 
+    #: Whether noise is independent of data: an SDE, an ancestral step and a score need that.
     is_independent: ClassVar[bool] = False
 
     @abc.abstractmethod
     def pair(self, z0: Batch, z1: Float[Array, "..."], x: PyTree, *, key: PRNGKey) -> Batch:
         """The noise, rearranged: its rows go with the rows of the data `z1` and of their conditions `x`.
 
-        **Raises:** `ValueError` if `z1` has not the shape of `z0`.
+        **Arguments:**
+
+        - `z0`: a batch of noise, `(n, *shape)`.
+        - `z1`: a batch of data of the same shape.
+        - `x`: the conditions of the data, each leaf with the batch axis; `None` if there are none.
+        - `key`: for a random choice of pairs.
+
+        **Returns:** rows of `z0`, `(n, *shape)`.
+
+        **Raises:** `ValueError` if `z1` has not the shape of `z0`, or the coupling cannot be used with `x`.
         """
 
 
 class IndependentCoupling(AbstractCoupling):
-    """Noise and data as they come: the coupling of diffusion, and of flow matching's first form."""
+    """Noise and data as they come: the coupling of diffusion, and the first one of flow matching.
+
+    ```python
+    import flowprop as fp
+
+    flow = fp.fm_flow(lambda t, z, x: -z, shape=(2,), coupling=fp.IndependentCoupling())
+    ```
+    """
 
     is_independent: ClassVar[bool] = True
 
@@ -45,56 +59,87 @@ class IndependentCoupling(AbstractCoupling):
         return z0
 
 
+@checked
 class OTCoupling(AbstractCoupling):
     """Exact optimal transport within the batch: the permutation of least `sum_i |z0_i - z1_i|^2`.
 
-    (BatchOT, Pooladian et al. 2023; OT-CFM, Tong et al. 2024.) Flows become straight, and the loss less noisy.
+    (BatchOT, Pooladian et al. 2023, [arXiv:2304.14772](https://arxiv.org/abs/2304.14772); OT-CFM, Tong et al. 2024,
+    [arXiv:2302.00482](https://arxiv.org/abs/2302.00482).) Flows become straight, and the loss less noisy.
 
-    **For flows without a condition.** It pairs a point with noise that lies near it, so that the noise tells of
-    the point's condition: `p(z_0 | x)` is not `p(z_0)`, from which a sample given `x` is to start (Cheng and
-    Schwing 2025). [`flowprop.ConditionalOTCoupling`][] avoids this.
+    It is for flows without a condition, and refuses one. It pairs a point with noise near it, so that the noise
+    depends on the point's condition: `p(z_0 | x)` is not `p(z_0)`, from which a sample given `x` starts (Cheng &
+    Schwing 2025, [arXiv:2503.10636](https://arxiv.org/abs/2503.10636)). [`flowprop.ConditionalOTCoupling`][] avoids
+    this.
 
     The assignment is found on the device by the Hungarian algorithm, started from rough Sinkhorn potentials. Its cost
     grows about as the cube of the batch: 5 ms at 256 and 30 ms at 512 on one core.
+
+    **Arguments:**
+
+    - `ignore_condition`: accept conditions all the same, with the bias; to show what it costs, for example.
+
+    ```python
+    import flowprop as fp
+
+    flow = fp.fm_flow(lambda t, z, x: -z, shape=(2,), coupling=fp.OTCoupling())
+    ```
     """
+
+    ignore_condition: bool = eqx.field(default=False, static=True)
 
     @checked
     def pair(self, z0: Batch, z1: Float[Array, "..."], x: PyTree, *, key: PRNGKey) -> Batch:
-        return z0[_best_rows(_squared_distances(z0, z1))]
+        _refuse_condition(self, x, self.ignore_condition)
+        return z0[best_rows(_squared_distances(z0, z1))]
 
 
 @checked
 class SinkhornCoupling(AbstractCoupling):
     """Entropic optimal transport within the batch: each point draws its noise from the plan, given the point.
 
-    The plan minimises `E |z0 - z1|^2 - epsilon H`, with `H` its entropy (Cuturi 2013): the exact one for
-    `epsilon` towards 0, the independent one for a large `epsilon`, with the bridge of a Brownian motion of
-    variance `epsilon / 2` in between ([SF]2M, arXiv:2307.03672). Found by ott-jax, on the device: `pip install
-    "flowprop[ot]"`. For flows without a condition, for the same reason as [`flowprop.OTCoupling`][].
+    The plan minimises `E |z0 - z1|^2 - epsilon H`, with `H` its entropy (Cuturi 2013,
+    [arXiv:1306.0895](https://arxiv.org/abs/1306.0895)): the exact one as `epsilon` tends to 0, the independent one
+    for a large `epsilon`, and in between that of a Brownian bridge of variance `epsilon / 2` ([SF]2M, Tong et al.
+    2024, [arXiv:2307.03672](https://arxiv.org/abs/2307.03672)). It is found by Sinkhorn's iterations on logarithms,
+    on the device.
+
+    Each point of the data is always paired with exactly one row of noise. If the iterations stop at `max_iterations`
+    before they reach `tolerance`, some rows of noise are drawn too often and others too rarely, without a message:
+    for a small `epsilon` give more iterations.
+
+    It is for flows without a condition, and refuses one, for the same reason as [`flowprop.OTCoupling`][].
 
     **Arguments:**
 
     - `epsilon`: in units of `|z|^2`, positive. Small ones take more iterations, about in proportion to `1 / epsilon`.
-    - `tolerance`: by how much the weights of the rows of noise may be wrong, all together; they sum to 1.
-    - `max_iterations`: where to stop all the same.
+    - `tolerance`: the iterations stop when the weights of the rows of noise are wrong by no more than this, summed over
+      the rows; the weights sum to 1. Positive.
+    - `max_iterations`: where to stop in any case. Positive.
+    - `ignore_condition`: accept conditions all the same, with the bias.
 
-    **Raises:** `ValueError` if an argument is not positive, `ImportError` where ott-jax is missing.
+    **Raises:** `ValueError` if an argument is not positive.
+
+    ```python
+    import flowprop as fp
+
+    flow = fp.fm_flow(lambda t, z, x: -z, shape=(2,), coupling=fp.SinkhornCoupling(epsilon=0.5))
+    ```
     """
 
     epsilon: Real
     tolerance: Real = 0.01
     max_iterations: int = 1000
+    ignore_condition: bool = eqx.field(default=False, static=True)
 
     def __check_init__(self) -> None:
-        for name, value in (("epsilon", self.epsilon), ("tolerance", self.tolerance)):
-            if not value > 0:
-                raise ValueError(f"`{name}` is {value}: give a positive number")
+        check_number("epsilon", self.epsilon, above=0, remedy="give a positive number")
+        check_number("tolerance", self.tolerance, above=0, remedy="give a positive number")
         check_positive(max_iterations=self.max_iterations)
 
     @checked
     def pair(self, z0: Batch, z1: Float[Array, "..."], x: PyTree, *, key: PRNGKey) -> Batch:
-        cost = _squared_distances(z0, z1)
-        plan = _sinkhorn(cost, self.epsilon, self.tolerance, self.max_iterations)
+        _refuse_condition(self, x, self.ignore_condition)
+        plan = log_plan(_squared_distances(z0, z1), self.epsilon, self.tolerance, self.max_iterations)
         return z0[jax.random.categorical(key, plan, axis=0)]
 
 
@@ -109,8 +154,14 @@ class AbstractConditionCost(eqx.Module):
 class ClassCost(AbstractConditionCost):
     """Different conditions never meet: optimal transport within each class. No bias is left.
 
-    For labels as integers, one-hot or embedded. Where every condition is another, nothing is left to choose,
-    and the coupling becomes independent.
+    For labels as integers, one-hot or embedded. If all conditions in a batch differ, only one assignment has a finite
+    cost, and the coupling becomes the independent one.
+
+    ```python
+    import flowprop as fp
+
+    coupling = fp.ConditionalOTCoupling(fp.ClassCost())
+    ```
     """
 
     def add(self, cost: Cost, x: PyTree) -> Cost:
@@ -121,22 +172,28 @@ class ClassCost(AbstractConditionCost):
 class DistanceCost(AbstractConditionCost):
     """`w |x_i - x_j|^2`, for conditions that vary continuously: noise meets data of about its condition.
 
-    In each batch the weight `w` is such that of all pairs the fraction `ratio` costs no more than the data's own, the
-    noise that came with it (Cheng and Schwing 2025, section 3). A small ratio leaves little bias, a large one
-    straight paths. The scale of the conditions does not matter, that of one component against another does.
+    In each batch the weight `w` is chosen so that the fraction `ratio` of all pairs costs no more than the data's own
+    pair, the noise that came with it (Cheng & Schwing 2025, [arXiv:2503.10636](https://arxiv.org/abs/2503.10636),
+    section 3). A small ratio leaves little bias, a large one straight paths. The scale of the conditions does not
+    matter; that of one component relative to another does.
 
     **Arguments:**
 
     - `ratio`: between 0 and 1.
 
     **Raises:** `ValueError` if `ratio` is not.
+
+    ```python
+    import flowprop as fp
+
+    coupling = fp.ConditionalOTCoupling(fp.DistanceCost(0.05))
+    ```
     """
 
     ratio: Real = 0.05
 
     def __check_init__(self) -> None:
-        if not 0 < self.ratio < 1:
-            raise ValueError(f"`ratio` is {self.ratio}: a fraction of all pairs lies between 0 and 1")
+        check_number("ratio", self.ratio, above=0, below=1, remedy="a fraction of all pairs lies between 0 and 1")
 
     def add(self, cost: Cost, x: PyTree) -> Cost:
         rows = [jnp.reshape(leaf, (len(leaf), -1)) for leaf in jax.tree.leaves(x)]
@@ -160,17 +217,24 @@ class DistanceCost(AbstractConditionCost):
 
 @checked
 class ConditionalOTCoupling(AbstractCoupling):
-    """Optimal transport that leaves the noise ignorant of the condition (C2OT, Cheng and Schwing 2025).
+    """Optimal transport that keeps the noise independent of the condition.
 
-    Plain optimal transport gives the data of a condition the noise that lies nearest, so that the flow given `x` is
-    trained from `p(z_0 | x)` and sampled from `p(z_0)`: regions of noise that it never saw. Here the noise is given
-    random conditions, those of the batch, and to pair it with data of another costs: `|z0 - z1|^2` and what
-    `condition_cost` adds. The noise near a class of data then is that of its own condition, all of it.
+    (C2OT, Cheng & Schwing 2025, [arXiv:2503.10636](https://arxiv.org/abs/2503.10636).) Plain optimal transport gives
+    the data of a condition the noise that lies nearest. The flow given `x` is then trained from `p(z_0 | x)` and
+    sampled from `p(z_0)`, which has regions of noise that it never saw. Here the noise is given random conditions,
+    those of the batch, and to pair it with data of another condition costs: `|z0 - z1|^2` plus what `condition_cost`
+    adds. The noise paired with a class of data is then that of its own condition, all of it.
 
     **Arguments:**
 
     - `condition_cost`: [`flowprop.ClassCost`][]`()` for classes, the default, or
       [`flowprop.DistanceCost`][]`()` for conditions that vary continuously.
+
+    ```python
+    import flowprop as fp
+
+    flow = fp.fm_flow(lambda t, z, x: -z, shape=(2,), coupling=fp.ConditionalOTCoupling())
+    ```
     """
 
     condition_cost: AbstractConditionCost = ClassCost()
@@ -187,7 +251,7 @@ class ConditionalOTCoupling(AbstractCoupling):
                 )
         # Shuffled, row i takes the i-th condition by chance, in whatever order the noise came.
         z0 = jax.random.permutation(key, z0)
-        return z0[_best_rows(self.condition_cost.add(_squared_distances(z0, z1), x))]
+        return z0[best_rows(self.condition_cost.add(_squared_distances(z0, z1), x))]
 
 
 def _squared_distances(z0: Float[Array, "batch ..."], z1: Float[Array, "..."]) -> Cost:
@@ -209,43 +273,10 @@ def _different(x: PyTree) -> Bool[Array, "batch batch"]:
     return jnp.any(jnp.stack([jnp.any(v[:, None] != v[None], axis=-1) for v in vectors]), axis=0)
 
 
-def _sinkhorn(cost: Cost, epsilon: Real, tolerance: Real, max_iterations: int) -> Cost:
-    """Logarithms of the entropic plan, to within a constant."""
-    try:
-        with warnings.catch_warnings():
-            # Of one of its own dependencies.
-            warnings.filterwarnings("ignore", "JAXopt", DeprecationWarning)
-            from ott.geometry.geometry import Geometry
-            from ott.problems.linear.linear_problem import LinearProblem
-            from ott.solvers.linear.sinkhorn import Sinkhorn
-    except ImportError as error:
-        raise ImportError("`SinkhornCoupling` needs ott-jax: `pip install 'flowprop[ot]'`") from error
-    solver = Sinkhorn(threshold=tolerance, max_iterations=max_iterations)
-    # It promotes ranks, which one may have forbidden for one's own arrays.
-    with jax.numpy_rank_promotion("allow"):
-        plan = solver(LinearProblem(Geometry(cost, epsilon=epsilon)))
-    return (plan.f[:, None] + plan.g[None, :] - cost) / epsilon
-
-
-def _best_rows(cost: Cost) -> Int[Array, " batch"]:
-    """For each column its row, in the assignment of least total cost."""
-    # What is added to a whole row or column moves no optimum. A few of Sinkhorn's scalings, at an entropy that is
-    # lowered stage by stage, bring the costs of good pairs near to 0, where the search is then over ten times faster.
-    cost = cost - jnp.min(cost, axis=1, keepdims=True)
-    mean = jnp.mean(cost, where=jnp.isfinite(cost))
-
-    def stage(cost: Cost, epsilon: Array) -> tuple[Cost, None]:
-        kernel = jnp.exp(-cost / epsilon)
-
-        def scale(_: Array, scales: tuple[Array, Array]) -> tuple[Array, Array]:
-            u = 1 / (kernel @ scales[1] + 1e-30)
-            return u, 1 / (u @ kernel + 1e-30)
-
-        ones = jnp.ones(len(cost), cost.dtype)
-        u, v = jax.lax.fori_loop(0, 6, scale, (ones, ones))
-        return cost - epsilon * (jnp.log(u)[:, None] + jnp.log(v)[None, :]), None
-
-    reduced, _ = jax.lax.scan(stage, cost, mean * 0.1 * 0.3 ** jnp.arange(4, dtype=cost.dtype) + 1e-30)
-    # Not SciPy's, on the host: where there is one core, a callback that large waits for ever (JAX's issue 24255).
-    rows, columns = optax.assignment.hungarian_algorithm(reduced)
-    return jnp.zeros(len(cost), jnp.int32).at[columns].set(rows.astype(jnp.int32))
+def _refuse_condition(coupling: AbstractCoupling, x: PyTree, ignore: bool) -> None:
+    if jax.tree.leaves(x) and not ignore:
+        name = type(coupling).__name__
+        raise ValueError(
+            f"`x` is given and `coupling` is {name}, which makes noise depend on the condition and biases samples: "
+            "give `fp.ConditionalOTCoupling()`, or accept the bias with `ignore_condition=True`"
+        )

@@ -1,4 +1,4 @@
-"""NoProp-DT: a label's path cut into T steps, a block of its own for each, none of which hears of another."""
+"""NoProp-DT: a label's path cut into T steps, with one independent block for each step."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,21 +7,25 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ._batch import example_keys, in_batches
-from ._classifier import Classifier, check_labelled, sum_of
+from ._classifier import Classifier
+from ._draws import over_draws
 from ._embedding import Embedding
 from ._flow import Flow, Network
 from ._frozen import trainable
+from ._label_loss import choose_objective, condition_of, label_terms, sum_of
+from ._labelled import check_labels, check_weights
 from ._local import local_losses
-from ._objective import AbstractObjective, choose_objective, condition_of, label_terms
+from ._objective import AbstractObjective
 from ._path import VPPath
 from ._prediction import AbstractPrediction, CategoricalPrediction
-from ._readout import AbstractReadout, RadialReadout
+from ._readout import AbstractReadout, RadialReadout, most_probable
 from ._schedule import AbstractNoiseSchedule, CosineNoiseSchedule
-from ._types import Inputs, Labels, PRNGKey, Real, Scalar, Time, check_key, check_positive, checked
-from ._weighting import AbstractTimeSampling, StepELBOWeighting
+from ._stacked import arrays_of, stacked
+from ._time_sampling import AbstractTimeSampling
+from ._types import Inputs, PRNGKey, Real, Scalar, Time, Weights, check_key, check_number, check_positive, checked
+from ._weighting import StepELBOWeighting
 
 
 Encoder = Callable[[Any], PyTree]
@@ -37,37 +41,50 @@ class BlockTime(AbstractTimeSampling):
 
 
 class NoPropDT(eqx.Module):
-    """Classifies by T blocks, each trained on its own to see the label through its share of noise (arXiv:2503.24322).
+    """Classifies by T blocks, each trained on its own to see the label through its share of noise.
 
-    Block i reads `z_{i-1}`, the label at time `(i - 1)/T` of a variance-preserving path, and the input,
-    and estimates the clean label `u_i`. In training `z_{i-1}` is made from the label, so that no block
-    waits for another, and no gradient crosses from one to another. In use, blocks follow one another
-    (eq. 6), from noise:
+    (NoProp-DT of [NoProp](https://arxiv.org/abs/2503.24322).) Block i reads `z_{i-1}`, the label at time `(i - 1)/T` of
+    a variance-preserving path, and the input, and estimates the clean label `u_i`. In training `z_{i-1}` is made from
+    the label, so that no block waits for another and no gradient passes from one to another. In prediction the blocks
+    follow one another, from noise (eq. 6):
 
         z_i = a_i u_i + b_i z_{i-1} + sqrt(c_i) eps
 
-    `loss` trains all blocks at once. Where each has an encoder of its own, a block's gradient is taken
+    `loss` trains all blocks at once. If each block has its own encoder, a block's gradient is computed
     as soon as its loss is known and its activations are dropped, so that T blocks train in the memory
-    of one; such a loss cannot be differentiated in forward mode.
+    of one. Such a loss cannot be differentiated in forward mode.
 
     To train one block after another, in the paper's order, train `block(i)`, an ordinary
     [`flowprop.Classifier`][], and put it back by `with_block(i, ...)`.
 
+    ```python
+    import flowprop as fp
+    import jax
+    import jax.numpy as jnp
+
+    keys = jax.random.split(jax.random.key(0), 5)
+    networks = [fp.nn.MLP(shape=(3,), condition_size=2, width=16, depth=1, key=key) for key in keys]
+    model = fp.NoPropDT(networks, embedding=fp.one_hot_embedding(3))
+    loss = model.loss(jnp.ones((4, 2)), [0, 2, 1, 0], key=keys[0])  # what `fp.fit` minimises
+    classes = model.predict(jnp.ones((4, 2)), key=keys[1])  # (4,)
+    ```
+
     **Arguments:**
 
-    - `networks`: T callables `network(t, z, features)`, alike but for their parameters, which are
-      stacked: one product does for all.
-    - `embedding`: of the classes.
-    - `encoder`: one callable that all blocks share, or a sequence of T, one for each (as the paper
-      has it). These are not stacked, since stacked convolutions are slow. By default the input itself.
-    - `schedule`: without parameters to train. By default [`flowprop.CosineNoiseSchedule`][]`()`.
+    - `networks`: T callables `network(t, z, features)` that differ in their parameters alone. The parameters are
+      stacked, so that one product serves all blocks.
+    - `embedding`: the points of the classes.
+    - `encoder`: one callable that all blocks share, or a sequence of T, one for each (as in the paper).
+      Encoders are not stacked, since stacked convolutions are slow. By default the input itself.
+    - `schedule`: a noise schedule without parameters to train. By default [`flowprop.CosineNoiseSchedule`][]`()`.
     - `prediction`: by default [`flowprop.CategoricalPrediction`][]`()`: the networks return logits.
-    - `readout`: by default [`flowprop.RadialReadout`][]`()`.
-    - `objective`: as of [`flowprop.Classifier`][]; [`flowprop.ELBOObjective`][]`(eta=0.1)` is the paper's.
-    - `stochasticity`: of the steps, 1 for the posterior's own noise, 0 for none
+    - `readout`: how a class is read off the last block's end. By default [`flowprop.RadialReadout`][]`()`.
+    - `objective`: what is minimised, as for [`flowprop.Classifier`][]; [`flowprop.ELBOObjective`][]`(eta=0.1)` is the
+      paper's. The noise is gaussian and independent of the labels, as the blocks' steps need.
+    - `stochasticity`: how much noise a step draws: 1 for the posterior's own, 0 for none
       ([`flowprop.AncestralIntegrator`][]).
-    - `keep_activations`: of all blocks until the gradient, as automatic differentiation does, instead: for
-      forward mode, or to see what it costs.
+    - `keep_activations`: whether to keep all blocks' activations until the gradient, as automatic differentiation does:
+      for forward mode, or to measure what it costs.
 
     **Raises:** `ValueError` for no networks, networks that differ, another number of encoders, a schedule with
     parameters, or a `stochasticity` outside of [0, 1].
@@ -108,13 +125,16 @@ class NoPropDT(eqx.Module):
                 f"`schedule` is {type(schedule).__name__}, which has parameters: blocks stand at fixed times, and "
                 "train no schedule; `fp.ct_flow` does"
             )
-        if not 0 <= stochasticity <= 1:
-            raise ValueError(
-                f"`stochasticity` is {stochasticity}: give a number from 0 (no noise) to 1 (the posterior's)"
-            )
+        check_number(
+            "stochasticity",
+            stochasticity,
+            at_least=0,
+            at_most=1,
+            remedy="give a number from 0 (no noise) to 1 (the posterior's)",
+        )
         self.encoders = encoders
         self.flow = Flow(
-            _stack(networks),
+            stacked(networks),
             VPPath(CosineNoiseSchedule() if schedule is None else schedule),
             CategoricalPrediction() if prediction is None else prediction,
             shape=embedding.matrix.shape[1:],
@@ -132,69 +152,126 @@ class NoPropDT(eqx.Module):
         """The T + 1 times between which the blocks step."""
         return np.linspace(0.0, 1.0, self.num_blocks + 1, dtype=np.float32)
 
-    @checked
-    def loss(self, inputs: Inputs, labels: Labels, *, key: PRNGKey) -> Scalar:
-        """The training loss of all blocks, the mean of `block_losses`. Arguments as of `terms`."""
-        return jnp.mean(self.block_losses(inputs, labels, key=key))
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return self.embedding.num_classes
 
     @checked
-    def terms(self, inputs: Inputs, labels: Labels, *, key: PRNGKey) -> dict[str, Scalar]:
+    def check_data(self, inputs: Inputs, labels: Any) -> None:
+        """Check a whole data set before training; `fp.fit` calls this once, before its first step.
+
+        **Arguments:**
+
+        - `inputs`: all inputs, `(n, ...)`.
+        - `labels`: their classes, `(n,)`.
+
+        **Raises:** `TypeError` or `ValueError` if the labels are no integers `(n,)`, there are not as many labels as
+        inputs, or one is out of range.
+        """
+        check_labels(inputs, labels, self.num_classes)
+
+    @checked
+    def loss(self, inputs: Inputs, labels: Any, *, key: PRNGKey, weights: Weights | None = None) -> Scalar:
+        """The training loss of all blocks, the mean of `block_losses`.
+
+        **Arguments:**
+
+        - `inputs`: a batch of what the encoders take.
+        - `labels`: their classes, integers `(n,)`: an array or a list.
+        - `key`: a typed key for the noise.
+        - `weights`: a weight for each example, `(n,)`; of mean 1 they keep the loss's scale. By default 1.
+
+        **Returns:** a scalar.
+
+        **Raises:** as `terms`.
+        """
+        return jnp.mean(self.block_losses(inputs, labels, key=key, weights=weights))
+
+    @checked
+    def terms(self, inputs: Inputs, labels: Any, *, key: PRNGKey, weights: Weights | None = None) -> dict[str, Scalar]:
         """The terms of the loss by name, each its mean over the batch and over the blocks.
 
         **Arguments:**
 
         - `inputs`: a batch of what the encoders take.
-        - `labels`: their classes, `(n,)`.
-        - `key`: for the noise.
+        - `labels`: their classes, integers `(n,)`: an array or a list.
+        - `key`: a typed key for the noise.
+        - `weights`: a weight for each example, `(n,)`; of mean 1 they keep the loss's scale. By default 1.
 
         **Returns:** the objective's terms, scalars.
 
-        **Raises:** `ValueError` if there are not as many labels as inputs, or one is out of range.
+        **Raises:** `TypeError` or `ValueError` if the labels are no integers `(n,)`, there are not as many labels or
+        weights as inputs, a label is out of range, or a weight is negative or not finite.
         """
-        inputs, labels = check_labelled(inputs, labels, self.embedding, key)
-        return jax.tree.map(jnp.mean, self._block_terms(inputs, labels, key))
+        labels, weights = check_labels(inputs, labels, self.num_classes), check_weights(weights, inputs.shape[0])
+        return jax.tree.map(jnp.mean, self._block_terms(jnp.asarray(inputs), jnp.asarray(labels), weights, key))
 
     @checked
-    def block_losses(self, inputs: Inputs, labels: Labels, *, key: PRNGKey) -> Float[Array, " blocks"]:
-        """The loss of each block, `(T,)`, of which `loss` is the mean. Arguments as of `terms`."""
-        inputs, labels = check_labelled(inputs, labels, self.embedding, key)
+    def block_losses(
+        self, inputs: Inputs, labels: Any, *, key: PRNGKey, weights: Weights | None = None
+    ) -> Float[Array, " blocks"]:
+        """The loss of each block.
+
+        **Arguments:**
+
+        - `inputs`: a batch of what the encoders take.
+        - `labels`: their classes, integers `(n,)`: an array or a list.
+        - `key`: a typed key for the noise.
+        - `weights`: a weight for each example, `(n,)`; of mean 1 they keep the loss's scale. By default 1.
+
+        **Returns:** the losses, `(T,)`.
+
+        **Raises:** as `terms`.
+        """
+        labels, weights = check_labels(inputs, labels, self.num_classes), check_weights(weights, inputs.shape[0])
+        check_key("key", key)
+        self.flow.check_gaussian("a block's step")
+        inputs, labels = jnp.asarray(inputs), jnp.asarray(labels)
         if self.keep_activations or len(self.encoders) < self.num_blocks:
-            return jax.vmap(sum_of)(self._block_terms(inputs, labels, key))
+            return jax.vmap(sum_of)(self._block_terms(inputs, labels, weights, key))
 
         def loss(block: Classifier, inputs: Array, key: PRNGKey) -> Scalar:
             features = jax.vmap(block.encoder)(inputs)
             t = block.flow.sample_times(labels.shape[0], key=key)
-            return sum_of(
-                label_terms(self.objective, block.flow, block.embedding, block.readout, features, labels, t, key=key)
-            )
+            parts = self.objective, block.flow, block.embedding, block.readout
+            return sum_of(label_terms(*parts, features, labels, t, weights, key=key))
 
         blocks = [self.block(index) for index in range(self.num_blocks)]
         return local_losses(loss, blocks, inputs, jax.random.split(key, self.num_blocks))
 
-    def _block_terms(self, inputs: Array, labels: Array, key: PRNGKey) -> dict[str, Float[Array, " blocks"]]:
-        """Of all blocks side by side, their networks as one."""
+    def _block_terms(
+        self,
+        inputs: Array,
+        labels: Int[Array, " batch"],
+        weights: Float[Array, " batch"] | None,
+        key: PRNGKey,
+    ) -> dict[str, Float[Array, " blocks"]]:
+        """The terms of all blocks side by side, their networks as one."""
 
         def terms(arrays: PyTree, t: Time, features: PyTree, key: PRNGKey) -> dict[str, Scalar]:
-            flow, times = self._with_network(arrays), jnp.full(labels.shape, t)
-            return label_terms(self.objective, flow, self.embedding, self.readout, features, labels, times, key=key)
+            parts = self.objective, self._with_network(arrays), self.embedding, self.readout
+            return label_terms(*parts, features, labels, jnp.full(labels.shape, t), weights, key=key)
 
         features = self._features(lambda encoder: jax.vmap(encoder)(inputs))
         return jax.vmap(terms)(self._arrays, self.times[:-1], features, jax.random.split(key, self.num_blocks))
 
     @checked
     def predict_proba(
-        self, inputs: Inputs, *, key: PRNGKey, num_draws: int = 1, batch_size: int = 500
+        self, inputs: Inputs, *, key: PRNGKey, num_draws: int = 1, batch_size: int | None = None
     ) -> Float[Array, "batch classes"]:
-        """Class probabilities, read off the last block's end, `(n, classes)`. Each encoder is called once an input.
+        """Class probabilities, read off the last block's end. Each encoder is called once for an input.
 
         **Arguments:**
 
         - `inputs`: a batch of what the encoders take.
-        - `key`: for the starting noise and the steps; an input's result does not depend on its batch.
-        - `num_draws`: of that noise for each input, over which the probabilities are averaged.
-        - `batch_size`: how many inputs are in memory at once.
+        - `key`: a typed key for the starting noise and the steps; an input's result does not depend on its batch.
+        - `num_draws`: how many draws of that noise for each input; the probabilities are their mean.
+        - `batch_size`: how many inputs are computed at once, each with its draws. By default as many as make 1024
+          draws.
 
-        **Returns:** probabilities `(n, classes)`, by T evaluations of a network each.
+        **Returns:** probabilities `(n, classes)`, by T evaluations of a network each; NaN in the row of an input
+        that is not finite, or whose features are not.
 
         **Raises:** `ValueError` if `num_draws` or `batch_size` is not positive.
         """
@@ -204,10 +281,25 @@ class NoPropDT(eqx.Module):
 
     @checked
     def predict(
-        self, inputs: Inputs, *, key: PRNGKey, num_draws: int = 1, batch_size: int = 500
+        self, inputs: Inputs, *, key: PRNGKey, num_draws: int = 1, batch_size: int | None = None
     ) -> Int[Array, " batch"]:
-        """The most probable classes, `(n,)`. Arguments as of `predict_proba`."""
-        return jnp.argmax(self.predict_proba(inputs, key=key, num_draws=num_draws, batch_size=batch_size), axis=-1)
+        """The most probable classes.
+
+        **Arguments:**
+
+        - `inputs`: a batch of what the encoders take.
+        - `key`: a typed key for the starting noise and the steps; an input's result does not depend on its batch.
+        - `num_draws`: how many draws of that noise for each input.
+        - `batch_size`: how many inputs are computed at once, each with its draws. By default as many as make 1024
+          draws.
+
+        **Returns:** classes `(n,)`; -1 for an input whose probabilities are NaN.
+
+        **Raises:** `ValueError` if `num_draws` or `batch_size` is not positive, or, outside of `jax.jit`, if the
+        probabilities of all inputs are NaN although the inputs are finite.
+        """
+        probabilities = self.predict_proba(inputs, key=key, num_draws=num_draws, batch_size=batch_size)
+        return most_probable(probabilities, inputs)
 
     @checked
     def block(self, index: int) -> Classifier:
@@ -237,7 +329,7 @@ class NoPropDT(eqx.Module):
         **Raises:** `IndexError` for a block that there is not.
         """
         self._check_block(index)
-        arrays = jax.tree.map(lambda all, one: all.at[index].set(one), self._arrays, _arrays(block.flow.network))
+        arrays = jax.tree.map(lambda all, one: all.at[index].set(one), self._arrays, arrays_of(block.flow.network))
         place = self._encoder_of(index)
         return eqx.tree_at(
             lambda dt: (dt.encoders[place], dt.flow, dt.embedding, dt.readout),
@@ -253,8 +345,9 @@ class NoPropDT(eqx.Module):
         - `features`: of the example, by `encode`.
         - `key`: for the starting noise and the steps.
         """
+        self.flow.check_gaussian("a block's step")
         key_start, key_steps = jax.random.split(key)
-        path = self.flow.path
+        path, dtype = self.flow.path, self.embedding.matrix.dtype
 
         def step(z: Array, block: PyTree) -> tuple[Array, None]:
             arrays, features, start, end, key = block
@@ -265,7 +358,7 @@ class NoPropDT(eqx.Module):
 
         keys = jax.random.split(key_steps, self.num_blocks)
         blocks = (self._arrays, features, self.times[:-1], self.times[1:], keys)
-        z, _ = jax.lax.scan(step, self.flow.draw_noise(key=key_start), blocks)
+        z, _ = jax.lax.scan(step, self.flow.draw_noise(key=key_start).astype(dtype), blocks)
         return z / path.alpha(1.0)
 
     def encode(self, example: Array) -> PyTree:
@@ -280,7 +373,7 @@ class NoPropDT(eqx.Module):
 
     @property
     def _arrays(self) -> PyTree:
-        return _arrays(self.flow.network)
+        return arrays_of(self.flow.network)
 
     def _with_network(self, arrays: PyTree) -> Flow:
         """The flow whose network has these arrays, a block's or all."""
@@ -295,35 +388,14 @@ class NoPropDT(eqx.Module):
             raise IndexError(f"`index` is {index}: there are blocks 0 to {self.num_blocks - 1}")
 
 
-def _arrays(network: Network) -> PyTree:
-    return eqx.filter(network, eqx.is_array)
-
-
-def _stack(networks: Sequence[Network]) -> Network:
-    """One network whose every array holds those of all, along a new first axis."""
-    if not networks:
-        raise ValueError("`networks` is empty: give one network for each block")
-    arrays, rest = zip(*(eqx.partition(network, eqx.is_array) for network in networks), strict=True)
-    shapes = [jax.tree.map(jnp.shape, tree) for tree in arrays]
-    for index in range(1, len(networks)):
-        if not eqx.tree_equal(rest[0], rest[index]) or shapes[0] != shapes[index]:
-            raise ValueError(
-                f"`networks` differ: block {index} is not like block 0 but for its parameters, as blocks that are "
-                "stacked must be; make them by one constructor, with a key each"
-            )
-    return eqx.combine(jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays), rest[0])
-
-
 @eqx.filter_jit
-def _predict(model: NoPropDT, inputs: Array, key: PRNGKey, num_draws: int, batch_size: int) -> Array:
+def _predict(model: NoPropDT, inputs: Array, key: PRNGKey, num_draws: int, batch_size: int | None) -> Array:
     matrix = model.embedding.matrix
 
-    def one(example: Array, key: PRNGKey) -> Array:
-        features = model.encode(example)
+    def draw(features: PyTree, key: PRNGKey) -> tuple[Array, Bool[Array, ""]]:
+        return jnp.exp(model.readout(model.transport(features, key=key), matrix)), jnp.asarray(True)
 
-        def draw(key: PRNGKey) -> Array:
-            return jnp.exp(model.readout(model.transport(features, key=key), matrix))
+    def mean(draws: Array) -> Array:
+        return jnp.mean(draws, axis=0)
 
-        return jnp.mean(jax.vmap(draw)(example_keys(key, num_draws)), axis=0)
-
-    return in_batches(one, (inputs, example_keys(key, inputs.shape[0])), batch_size)
+    return over_draws(model.encode, draw, mean, inputs, key, num_draws, batch_size)

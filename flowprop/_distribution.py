@@ -15,7 +15,7 @@ from ._given import given
 from ._log_prob import log_prob, ode_of
 from ._sample import sample
 from ._sample_log_prob import sample_and_log_prob
-from ._solve import AbstractIntegrator, ODEIntegrator
+from ._solve import AbstractIntegrator, AbstractODEIntegrator
 from ._types import PRNGKey, check_key, checked
 
 
@@ -28,7 +28,7 @@ class FlowDistribution(eqx.Module):
 
     flow: Flow
     divergence: AbstractDivergence
-    integrator: ODEIntegrator
+    integrator: AbstractODEIntegrator
     throw: bool = eqx.field(static=True)
 
     @property

@@ -1,33 +1,66 @@
 """Classes as points."""
 
 import warnings
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float
 
-from ._batch import in_batches
+from ._checked import described
 from ._frozen import Frozen, unfrozen
-from ._types import Inputs, Labels, PRNGKey, Real, check_key, check_positive, checked
+from ._labelled import as_labels
+from ._types import PRNGKey, Real, check_key, check_number, checked, is_traced
 
 
 @checked
 class Embedding(eqx.Module):
     """One point for each class: the clean end `u_y` of a label's flow.
 
+    ```python
+    import flowprop as fp
+    import jax.numpy as jnp
+
+    embedding = fp.Embedding(jnp.array([[1.0, 0.0], [-0.5, 0.9], [-0.5, -0.9]]), norm=1.0)  # three classes, trained
+    points = embedding([2, 0])  # (2, 2)
+    ```
+
     **Arguments:**
 
-    - `rows`: an array `(classes, *shape)`, or the same [`flowprop.Frozen`][].
-    - `norm`: the length that every row is given, or `None` to leave them as they are. Embeddings
+    - `rows`: an array `(classes, *shape)` of floating-point numbers, or the same in [`flowprop.Frozen`][].
+    - `norm`: the length that every row is given, or `None` to leave the rows as they are. Embeddings
       that are learned need it: the loss falls when they grow and the noise does not.
+
+    **Raises:** `ValueError` if a row is not finite, `norm` is not positive and finite, or a row that is to have a norm
+    is 0; `TypeError` if the rows are not floating-point numbers.
     """
 
     rows: Array | Frozen
     norm: Real | None = None
+
+    def __check_init__(self) -> None:
+        rows = unfrozen(self.rows)
+        if self.norm is not None:
+            check_number("norm", self.norm, above=0, remedy="give the positive length of an embedding, or `None`")
+        if rows.ndim == 0 or not jnp.issubdtype(rows.dtype, jnp.floating):
+            raise TypeError(f"`rows` is {described(rows)}: give floating-point numbers (classes, *shape)")
+        if is_traced(rows):
+            return
+        known = np.asarray(rows, np.float64)
+        if not np.all(np.isfinite(known)):
+            raise ValueError("`rows` holds values that are not finite: give each class a point")
+        lengths = np.max(np.abs(known), axis=tuple(range(1, known.ndim)), initial=0)
+        if self.norm is not None and not np.all(lengths):
+            raise ValueError(
+                f"`rows` has 0 for class {np.argmin(lengths)}, which has no direction: give it one, or `norm=None`"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return unfrozen(self.rows).shape[0]
 
     @property
     def matrix(self) -> Float[Array, "classes *shape"]:
@@ -39,166 +72,100 @@ class Embedding(eqx.Module):
         return self.norm * rows * jax.lax.rsqrt(square)
 
     @checked
-    def __call__(self, labels: Labels) -> Float[Array, "batch *shape"]:
+    def __call__(self, labels: Any) -> Float[Array, "batch *shape"]:
         """The labels' embeddings.
 
         **Arguments:**
 
-        - `labels`: integers in [0, classes), `(n,)`.
+        - `labels`: integers in [0, classes), `(n,)`: an array or a list.
 
-        **Returns:** `(n, *shape)`; NaN for a label out of range, which would else pass for another.
+        **Returns:** `(n, *shape)`; NaN for a label out of range.
+
+        **Raises:** `TypeError` or `ValueError` if the labels are no integers `(n,)`.
         """
-        return self.matrix.at[jnp.asarray(labels)].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        labels = jnp.asarray(as_labels(labels))
+        # Not the last row for -1.
+        return self.matrix.at[labels].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 @checked
 def one_hot_embedding(num_classes: int, *, norm: Real = 1.0) -> Embedding:
-    """Fixed, orthogonal embeddings: `norm` times the unit vectors.
+    """Fixed embeddings at right angles: `norm` times the unit vectors.
+
+    ```python
+    import flowprop as fp
+
+    embedding = fp.one_hot_embedding(10)
+    ```
 
     **Arguments:**
 
     - `num_classes`: at least 2.
-    - `norm`: their length. Lengths far above 1 give the label away while most of it is still noise.
+    - `norm`: the length of an embedding, positive. Lengths far above 1 give the label away while most of it is still
+      noise.
 
     **Returns:** the embedding, of points `(num_classes,)`.
 
-    **Raises:** `ValueError` for fewer than 2 classes.
+    **Raises:** `ValueError` for fewer than 2 classes, or a `norm` that is not positive and finite.
     """
-    _check_classes(num_classes)
+    check_classes(num_classes)
+    check_norm(norm)
     return Embedding(Frozen(norm * jnp.eye(num_classes)))
 
 
 @checked
 def learned_embedding(num_classes: int, dim: int, *, norm: Real = 1.0, key: PRNGKey) -> Embedding:
-    """Embeddings that are trained, on a sphere.
+    """Embeddings that are trained, on a sphere, and start in random directions.
+
+    ```python
+    import flowprop as fp
+    import jax
+
+    embedding = fp.learned_embedding(10, 20, key=jax.random.key(0))
+    ```
 
     **Arguments:**
 
     - `num_classes`: at least 2.
-    - `dim`: of the space that they lie in.
-    - `norm`: the sphere's radius, which keeps them from growing.
-    - `key`: for the initial directions.
+    - `dim`: the number of coordinates of an embedding.
+    - `norm`: the sphere's radius, positive. It keeps the embeddings from growing.
+    - `key`: a typed key for the initial directions.
 
     **Returns:** the embedding, of points `(dim,)`.
 
-    **Raises:** `ValueError` for fewer than 2 classes or a `dim` that is not positive.
+    **Raises:** `ValueError` for fewer than 2 classes, or a `dim` or `norm` that is not positive and finite.
     """
-    _check_sizes(num_classes, dim, key)
+    _check_sizes(num_classes, dim, norm, key)
     return Embedding(jax.random.normal(key, (num_classes, dim)), norm)
 
 
 @checked
 def orthogonal_embedding(num_classes: int, dim: int, *, norm: Real = 1.0, key: PRNGKey) -> Embedding:
-    """Embeddings that are trained, on a sphere, and begin at right angles (NoProp, section 2.3).
+    """Embeddings that are trained, on a sphere, and start at right angles.
 
-    Where `dim` has no room for so many right angles, they begin as a random tight frame
-    (orthonormal columns) whose rows are then put to the norm.
+    (Section 2.3 of [NoProp](https://arxiv.org/abs/2503.24322).) If `dim` has no room for so many right angles, the
+    embeddings start as a random tight frame (orthonormal columns) whose rows are scaled to the norm.
+
+    ```python
+    import flowprop as fp
+    import jax
+
+    embedding = fp.orthogonal_embedding(10, 20, key=jax.random.key(0))
+    ```
 
     **Arguments:**
 
     - `num_classes`: at least 2.
-    - `dim`: of the space that they lie in.
-    - `norm`: the sphere's radius, which keeps them from growing.
-    - `key`: for the initial rotation.
+    - `dim`: the number of coordinates of an embedding.
+    - `norm`: the sphere's radius, positive. It keeps the embeddings from growing.
+    - `key`: a typed key for the initial rotation.
 
     **Returns:** the embedding, of points `(dim,)`.
 
-    **Raises:** `ValueError` for fewer than 2 classes or a `dim` that is not positive.
+    **Raises:** `ValueError` for fewer than 2 classes, or a `dim` or `norm` that is not positive and finite.
     """
-    _check_sizes(num_classes, dim, key)
+    _check_sizes(num_classes, dim, norm, key)
     return Embedding(jax.nn.initializers.orthogonal()(key, (num_classes, dim)), norm)
-
-
-@checked
-def prototype_embedding(
-    inputs: Inputs,
-    labels: Labels,
-    *,
-    encoder: Callable[[Any], Any] | None = None,
-    norm: Real | None = 1.0,
-    trainable: bool = True,
-    num_classes: int | None = None,
-    max_per_class: int = 1000,
-) -> Embedding:
-    """Each class as its most typical example: the one of smallest median distance to the others.
-
-    So begin the embeddings that NoProp learns as images (section 2.3). Given a norm, they lose their
-    common mean first: what all share tells no class from another. Measured on `fp.data.digits()` at
-    norm 1, the smallest distance is then 1.04, and with the mean 0.50.
-
-    The norm means what it means for one-hot embeddings. The noise has unit variance in every pixel,
-    but only its part along the differences of embeddings can hide a class, and that does not grow
-    with the image.
-
-    **Arguments:**
-
-    - `inputs`: examples `(n, ...)`. Bytes are divided by 255, unless there is an encoder to do so.
-    - `labels`: their classes, `(n,)`.
-    - `encoder`: a callable on one input that returns an array: the space of distances and embeddings.
-      By default that of the inputs themselves.
-    - `norm`: the length of every embedding, or `None` for the examples as they are. In units of pixels
-      they are long, which gives the label away early, and free to grow if they are trained.
-    - `trainable`: whether they are trained; else they are [`flowprop.Frozen`][].
-    - `num_classes`: by default one more than the largest label.
-    - `max_per_class`: how many examples of a class are compared, the first ones.
-
-    **Returns:** the embedding, of points of an input's shape or of the encoder's output's.
-
-    **Raises:** `ValueError` if there are not as many labels as inputs, one is out of range, there are
-    fewer than 2 classes, a class has no example, or a prototype is the mean of all and so has no
-    direction; `TypeError` if the encoder does not return a floating-point array.
-    """
-    check_positive(max_per_class=max_per_class)
-    members = _examples_by_class(np.asarray(labels).astype(int), num_classes, max_per_class)
-    examples = jnp.asarray(np.asarray(inputs)[np.concatenate(members)])
-    features = eqx.filter_jit(in_batches)(_pixels if encoder is None else encoder, (examples,), 500)
-    if not eqx.is_inexact_array(features):
-        raise TypeError(f"`encoder` returns {features!r} where one array of floating-point numbers is needed")
-
-    groups = np.split(np.asarray(features), np.cumsum([len(rows) for rows in members[:-1]]))
-    rows = jnp.asarray(np.stack([group[_most_typical(group.reshape(len(group), -1))] for group in groups]))
-    if norm is not None:
-        rows = rows - jnp.mean(rows, axis=0, keepdims=True)
-        sizes = jnp.max(jnp.abs(rows.reshape(len(rows), -1)), axis=1)
-        if jnp.min(sizes) <= 1e-6 * jnp.max(sizes):
-            raise ValueError(f"`inputs` have the prototype of class {jnp.argmin(sizes)} at the mean: use `norm=None`")
-    return Embedding(rows if trainable else Frozen(rows), norm)
-
-
-def _pixels(image: Array) -> Array:
-    return image / (255 if image.dtype == jnp.uint8 else 1)
-
-
-def _examples_by_class(labels: np.ndarray, num_classes: int | None, max_per_class: int) -> list[np.ndarray]:
-    """Where the first examples of each class are."""
-    if num_classes is None:
-        num_classes = int(np.max(labels, initial=-1)) + 1
-    _check_classes(num_classes)
-    low, high = np.min(labels, initial=0), np.max(labels, initial=0)
-    if low < 0 or high >= num_classes:
-        raise ValueError(f"`labels` lie in [{low}, {high}]: the classes are 0 to {num_classes - 1}")
-    members = [np.flatnonzero(labels == label)[:max_per_class] for label in range(num_classes)]
-    if empty := [label for label, rows in enumerate(members) if not len(rows)]:
-        raise ValueError(f"`labels` have no example of the classes {empty}: give one of each, or another `num_classes`")
-    return members
-
-
-def _most_typical(points: Shaped[np.ndarray, "points dim"]) -> int:
-    """The point of smallest median distance to the others.
-
-    In double precision, by scalar products, and in blocks: all distances of many points, or all
-    their differences, would not fit into memory.
-    """
-    if len(points) == 1:
-        return 0
-    points = points.astype(np.float64) - np.mean(points, axis=0)
-    squares = np.sum(np.square(points), axis=1)
-    medians = []
-    for rows in np.array_split(np.arange(len(points)), -(-len(points) // 500)):
-        gaps = squares[rows, None] + squares - 2 * points[rows] @ points.T
-        others = gaps[rows[:, None] != np.arange(len(points))].reshape(len(rows), -1)
-        medians.append(np.median(np.sqrt(np.maximum(others, 0)), axis=1))
-    return int(np.argmin(np.concatenate(medians)))
 
 
 class EmbeddingDiagnostics(NamedTuple):
@@ -276,13 +243,18 @@ def embedding_diagnostics(embedding: Embedding) -> EmbeddingDiagnostics:
     return found
 
 
-def _check_sizes(num_classes: int, dim: int, key: PRNGKey) -> None:
-    _check_classes(num_classes)
+def _check_sizes(num_classes: int, dim: int, norm: Real, key: PRNGKey) -> None:
+    check_classes(num_classes)
     check_key("key", key)
+    check_norm(norm)
     if dim < 1:
         raise ValueError(f"`dim` is {dim}: give the positive dimension of the embeddings")
 
 
-def _check_classes(num_classes: int) -> None:
+def check_norm(norm: Real) -> None:
+    check_number("norm", norm, above=0, remedy="give the positive length of an embedding")
+
+
+def check_classes(num_classes: int) -> None:
     if num_classes < 2:
         raise ValueError(f"`num_classes` is {num_classes}: a classifier tells at least 2 classes apart")

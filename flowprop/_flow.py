@@ -13,20 +13,14 @@ from jaxtyping import Array, Float, Key, PyTree
 from ._coupling import AbstractCoupling, IndependentCoupling
 from ._frozen import stop_gradient, trainable
 from ._network import Network as Network, call_network, network_has_state, train_network
-from ._path import AbstractPath, Estimate, VPPath
+from ._path import AbstractPath, Estimate
 from ._prediction import AbstractPrediction
 from ._schedule import with_fixed_shape
 from ._source import AbstractSource, GaussianSource
-from ._transform import AbstractTransform, IdentityTransform, as_transform
+from ._time_sampling import AbstractTimeSampling, StratifiedTimeSampling
+from ._transform import AbstractTransform, Bijection, IdentityTransform, as_transform
 from ._types import Data, Point, PRNGKey, Scalar, Time, Times, Weights, check_key, check_shape, checked
-from ._weighting import (
-    AbstractTimeSampling,
-    AbstractWeighting,
-    ELBOWeighting,
-    StratifiedTimeSampling,
-    UniformWeighting,
-    schedule_loss,
-)
+from ._weighting import AbstractWeighting, ELBOWeighting, UniformWeighting, schedule_loss
 
 
 class Flow(eqx.Module):
@@ -45,7 +39,8 @@ class Flow(eqx.Module):
     - `shape`: the shape of one example.
     - `weighting`: of the error over time. By default 1.
     - `time_sampling`: of the times in a batch. By default stratified, uniform over the span.
-    - `source`: of `z_0`. By default `N(0, I)`; any other needs a path that begins there, `alpha(0) = 0`.
+    - `source`: of `z_0`. By default `N(0, I)`; any other needs a path that begins there, `alpha(0) = 0`, `sigma(0) =
+      1`.
     - `coupling`: how noise and data are paired in training. By default independently.
     - `transform`: an invertible map from the data's units to the path's coordinates, such as
       [`flowprop.Standardise.fit`][flowprop.Standardise]`(points)`, or any bijection with flowjax's methods. Training,
@@ -53,8 +48,9 @@ class Flow(eqx.Module):
     - `encoder`: a callable on one condition that returns what the network is given, trained along with it. It is
       called once for each solve, not at each of its steps. By default the network is given the condition itself.
 
-    **Raises:** `ValueError` if `shape` holds a size that is not positive, or a source other than
-    gaussian comes with a path that never holds it alone; `TypeError` if `transform` is no transform.
+    **Raises:** `ValueError` if `shape` holds a size that is not positive, a source other than gaussian comes with a
+    path that never holds it alone, `weighting` needs a finite SNR that the path does not have, or the path has
+    parameters to train and `time_sampling` is not uniform; `TypeError` if `transform` is no transform.
     """
 
     network: Network
@@ -80,16 +76,16 @@ class Flow(eqx.Module):
         time_sampling: AbstractTimeSampling | None = None,
         source: AbstractSource | None = None,
         coupling: AbstractCoupling | None = None,
-        transform: Any = None,
+        transform: AbstractTransform | Bijection | None = None,
         encoder: Callable[[Any], PyTree] | None = None,
     ) -> None:
         if any(size < 1 for size in shape):
             raise ValueError(f"`shape` is {shape}: give the positive sizes of one example, without the batch axis")
         source = GaussianSource() if source is None else source
-        if not isinstance(source, GaussianSource) and isinstance(path, VPPath):
+        if not isinstance(source, GaussianSource) and not path.starts_at_source:
             raise ValueError(
-                f"`source` is {type(source).__name__} and `path` a VPPath, which begins with some data in its noise: "
-                "give `fp.CondOTPath()`"
+                f"`source` is {type(source).__name__} and `path` a {type(path).__name__}, which does not begin with "
+                "`z_0` alone: give `fp.CondOTPath()`"
             )
         self.network = network
         self.path = path
@@ -102,6 +98,17 @@ class Flow(eqx.Module):
         self.transform = IdentityTransform() if transform is None else as_transform(transform)
         self.transform.check_shape("transform", shape)
         self.encoder = encoder
+        if self.weighting.needs_finite_snr and not path.snr_is_finite and self.span[1] >= path.span[1]:
+            raise ValueError(
+                f"`weighting` is {type(self.weighting).__name__}, which needs a finite signal-to-noise ratio, and a "
+                f"{type(path).__name__} ends without noise: give `fp.ELBOWeighting()` or `fp.MinSNRWeighting()`, or "
+                "end the span earlier with `fp.EarlyStopPrediction`"
+            )
+        if any(jax.tree.leaves(trainable(path))) and not self.time_sampling.is_uniform:
+            raise ValueError(
+                f"`time_sampling` is {type(self.time_sampling).__name__}, and `path` has parameters, which need "
+                "uniform times: leave `time_sampling` out, and use a `weighting` to look more at some times"
+            )
 
     @property
     def span(self) -> tuple[float, float]:
@@ -404,6 +411,9 @@ def check_stateless(flow: Flow, what: str) -> None:
 def check_condition(x: PyTree, batch: int) -> None:
     """Raise a `ValueError` unless every leaf of a batch's condition carries the batch axis."""
     for leaf in jax.tree.leaves(x):
+        if not eqx.is_array_like(leaf):
+            remedy = "give the numbers, `.to_numpy()`" if callable(getattr(leaf, "to_numpy", None)) else "give arrays"
+            raise TypeError(f"`x` holds a {type(leaf).__name__} where arrays are needed: {remedy}")
         if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != batch:
             raise ValueError(
                 f"`x` has a leaf of shape {jnp.shape(leaf)} where the batch has {batch} examples: "

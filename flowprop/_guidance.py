@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from ._flow import Flow, check_condition, check_stateless
 from ._frozen import Frozen
 from ._network import Network, call_network
-from ._types import Data, Point, PRNGKey, Real, Scalar, Time, Weights, check_key, check_shape, checked
+from ._types import Data, Point, PRNGKey, Real, Scalar, Time, Weights, check_key, check_number, check_shape, checked
 
 
 class ConditionDropout(eqx.Module):
@@ -40,8 +40,7 @@ class ConditionDropout(eqx.Module):
 
     @checked
     def __init__(self, flow: Flow, null: PyTree, rate: Real = 0.1) -> None:
-        if not 0 <= rate <= 1:
-            raise ValueError(f"`rate` is {rate}: give a probability in [0, 1]")
+        check_number("rate", rate, at_least=0, at_most=1, remedy="give a probability in [0, 1]")
         check_stateless(flow, "ConditionDropout")
         if flow.prediction.takes_embeddings:
             raise ValueError(
@@ -113,6 +112,7 @@ def guide(flow: Flow, null: PyTree, scale: Real | Float[Array, ""] | Callable[[S
     or a `scale` that does not return a number.
     """
     if not callable(scale):
+        check_number("scale", scale, remedy="give a finite number, 1 for the flow as it is")
         # An array, so that another scale needs no new compilation.
         scale = _Constant(Frozen(jnp.asarray(scale, float)))
     network = _GuidedNetwork(flow.network, _frozen(null if flow.encoder is None else flow.encode(_plain(null))), scale)

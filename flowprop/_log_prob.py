@@ -1,18 +1,26 @@
 """The log-likelihood of data under a flow."""
 
+import math
 from collections.abc import Callable
+from typing import cast
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from ._augmented import AugmentedVelocity
-from ._batch import example_keys, in_batches
+from ._batch import compiled, example_keys, in_batches
 from ._divergence import AbstractDivergence, ExactDivergence
 from ._flow import Flow, check_condition
 from ._rows import is_finite, nan_unless, settled, zeros_unless
-from ._solve import AbstractIntegrator, ODEIntegrator, end_state, succeeded
+from ._solve import (
+    AbstractIntegrator,
+    AbstractODEIntegrator,
+    ODEIntegrator,
+    end_state,
+    forward_mode_explained,
+    succeeded,
+)
 from ._transform import log_sum_over_preimages
 from ._types import Data, Point, PRNGKey, Scalar, check_key, check_positive, check_shape, checked
 
@@ -54,16 +62,24 @@ def log_prob(
     """
     divergence = ExactDivergence() if divergence is None else divergence
     z1 = checked_data(flow, z1, x, key, batch_size)
-    values, failed = _log_prob(flow, z1, x, key, divergence, ode_of(integrator), batch_size)
+    ode = ode_of(integrator)
+    with forward_mode_explained():
+        values, failed = _log_prob(flow, z1, x, key, divergence, ode, batch_size)
     return settled(values, failed, throw=throw)
 
 
-def ode_of(integrator: AbstractIntegrator | None) -> ODEIntegrator:
+def ode_of(integrator: AbstractIntegrator | None) -> AbstractODEIntegrator:
     """The integrator asked for, or the default; a `TypeError` if it has no likelihood."""
     integrator = ODEIntegrator() if integrator is None else integrator
-    if not isinstance(integrator, ODEIntegrator):
+    if not integrator.has_likelihood:
         raise TypeError(f"`integrator` is {type(integrator).__name__}: a likelihood needs the ODE, `fp.ODEIntegrator`")
-    return integrator
+    return cast(AbstractODEIntegrator, integrator)
+
+
+def numbers_solved(flow: Flow, divergence: AbstractDivergence, num_estimates: int = 1) -> int:
+    """How many numbers the state of one example holds, with the products of its divergence: it bounds a batch."""
+    size = math.prod(flow.shape)
+    return size * (1 + num_estimates * min(size, divergence.max_products))
 
 
 def checked_data(flow: Flow, z1: Data, x: PyTree, key: PRNGKey | None, batch_size: int | None) -> Array:
@@ -117,7 +133,7 @@ def at_preimages(
 
 
 def solved_density(
-    flow: Flow, field: AugmentedVelocity, z: Point, features: PyTree, integrator: ODEIntegrator
+    flow: Flow, field: AugmentedVelocity, z: Point, features: PyTree, integrator: AbstractODEIntegrator
 ) -> tuple[PyTree, Float[Array, " estimates"]]:
     """The solve from data back to noise at one point of the path's coordinates, and the estimates of `log q(z)`."""
     start, end = flow.span
@@ -127,14 +143,14 @@ def solved_density(
     return solution, flow.noise_log_prob(z0) + change + z.size * jnp.log(alpha)
 
 
-@eqx.filter_jit
+@compiled
 def _log_prob(
     flow: Flow,
     z1: Array,
     x: PyTree,
     key: PRNGKey | None,
     divergence: AbstractDivergence,
-    integrator: ODEIntegrator,
+    integrator: AbstractODEIntegrator,
     batch_size: int | None,
 ) -> tuple[Array, Array]:
     def one(data: Point, x: PyTree, key: PRNGKey | None) -> tuple[Scalar, Bool[Array, ""]]:
@@ -147,4 +163,4 @@ def _log_prob(
         return value, ~jnp.all(good)
 
     keys = None if key is None else example_keys(key, z1.shape[0])
-    return in_batches(one, (z1, x, keys), batch_size)
+    return in_batches(one, (z1, x, keys), batch_size, numbers_per_example=numbers_solved(flow, divergence))

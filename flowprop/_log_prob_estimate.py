@@ -8,11 +8,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ._augmented import AugmentedVelocity
-from ._batch import example_keys, in_batches
+from ._batch import compiled, example_keys, in_batches
 from ._divergence import AbstractDivergence, ExactDivergence
 from ._flow import Flow
-from ._log_prob import at_preimages, checked_data, ode_of, solved_density
-from ._solve import AbstractIntegrator, ODEIntegrator, function_evaluations, succeeded
+from ._log_prob import at_preimages, checked_data, numbers_solved, ode_of, solved_density
+from ._solve import (
+    AbstractIntegrator,
+    AbstractODEIntegrator,
+    forward_mode_explained,
+    function_evaluations,
+    succeeded,
+)
 from ._types import Data, Point, PRNGKey, Real, check_number, checked
 
 
@@ -77,16 +83,15 @@ def estimate_log_prob(
     if tolerance is not None:
         check_number("tolerance", tolerance, above=0, remedy="give a positive error in nats, or None")
     z1 = checked_data(flow, z1, x, key, batch_size)
-    integrator = ode_of(integrator)
-    estimate, failed = _estimate(
-        flow, z1, x, key, divergence, num_estimates, integrator, integrator.refined(), batch_size
-    )
+    ode = ode_of(integrator)
+    with forward_mode_explained():
+        estimate, failed = _estimate(flow, z1, x, key, divergence, num_estimates, ode, ode.refined(), batch_size)
     if not isinstance(estimate.value, jax.core.Tracer):
         _warn(estimate, failed, tolerance)
     return estimate
 
 
-@eqx.filter_jit
+@compiled
 def _estimate(
     flow: Flow,
     z1: Array,
@@ -94,8 +99,8 @@ def _estimate(
     key: PRNGKey | None,
     divergence: AbstractDivergence,
     num_estimates: int,
-    integrator: ODEIntegrator,
-    finer: ODEIntegrator,
+    integrator: AbstractODEIntegrator,
+    finer: AbstractODEIntegrator,
     batch_size: int | None,
 ) -> tuple[LogProbEstimate, Bool[Array, " batch"]]:
     def one(data: Point, x: PyTree, key: PRNGKey | None) -> tuple[LogProbEstimate, Bool[Array, ""]]:
@@ -121,7 +126,8 @@ def _estimate(
         return estimate, ~jnp.all(good)
 
     keys = None if key is None else example_keys(key, z1.shape[0])
-    return in_batches(one, (z1, x, keys), batch_size)
+    numbers = numbers_solved(flow, divergence, num_estimates)
+    return in_batches(one, (z1, x, keys), batch_size, numbers_per_example=numbers)
 
 
 def _warn(estimate: LogProbEstimate, failed: Bool[Array, " batch"], tolerance: Real | None) -> None:

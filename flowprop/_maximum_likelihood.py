@@ -10,7 +10,7 @@ from ._batch import example_keys
 from ._divergence import AbstractDivergence, HutchinsonDivergence, RademacherProbes
 from ._flow import Flow
 from ._log_prob import checked_data
-from ._solve import ODEIntegrator
+from ._solve import AbstractODEIntegrator, ODEIntegrator
 from ._types import Data, Point, PRNGKey, Real, Scalar, Time, Weights, check_number, checked
 
 
@@ -36,7 +36,7 @@ class MaximumLikelihood(eqx.Module):
     kinetic: float = eqx.field(static=True)
     jacobian: float = eqx.field(static=True)
     divergence: AbstractDivergence
-    integrator: ODEIntegrator
+    integrator: AbstractODEIntegrator
 
     @checked
     def __init__(
@@ -46,7 +46,7 @@ class MaximumLikelihood(eqx.Module):
         kinetic: Real = 0.0,
         jacobian: Real = 0.0,
         divergence: AbstractDivergence | None = None,
-        integrator: ODEIntegrator | None = None,
+        integrator: AbstractODEIntegrator | None = None,
     ) -> None:
         for name, factor in (("kinetic", kinetic), ("jacobian", jacobian)):
             check_number(name, factor, at_least=0, remedy="give the factor of a penalty, 0 for none")

@@ -1,6 +1,7 @@
 """Noise and data in pairs: made by a flow, and what a flow is trained on."""
 
 import dataclasses
+import math
 
 import equinox as eqx
 import jax
@@ -8,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from ._batch import example_keys, in_batches
+from ._batch import compiled, example_keys, in_batches
 from ._coupling import AbstractCoupling
 from ._flow import Flow, check_condition, check_stateless
-from ._solve import AbstractIntegrator, ODEIntegrator, transport
+from ._solve import AbstractIntegrator, AbstractODEIntegrator, ODEIntegrator, transport
 from ._types import Data, Point, PRNGKey, Scalar, Weights, check_key, check_positive, check_shape, checked
 
 
@@ -77,7 +78,7 @@ def reflow_pairs(
     x: PyTree = None,
     *,
     key: PRNGKey,
-    integrator: ODEIntegrator | None = None,
+    integrator: AbstractODEIntegrator | None = None,
     batch_size: int | None = None,
 ) -> Pairs:
     """Noise, and the data to which a flow's ODE carries it: what [`flowprop.PairedFlow`][] is trained on.
@@ -104,7 +105,7 @@ def reflow_pairs(
     return _reflow_pairs(flow, num_pairs, x, key, integrator, batch_size)
 
 
-@eqx.filter_jit
+@compiled
 def _reflow_pairs(
     flow: Flow, num_pairs: int, x: PyTree, key: PRNGKey, integrator: AbstractIntegrator, batch_size: int | None
 ) -> Pairs:
@@ -113,4 +114,5 @@ def _reflow_pairs(
         z = flow.draw_noise(key=key_noise)
         return z / flow.noise_std, transport(flow, z, x, integrator, None)
 
-    return in_batches(one, (example_keys(key, num_pairs), x), batch_size)
+    numbers = math.prod(flow.shape)
+    return in_batches(one, (example_keys(key, num_pairs), x), batch_size, numbers_per_example=numbers)

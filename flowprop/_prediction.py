@@ -10,10 +10,12 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from ._path import AbstractPath, Estimate, derivative
-from ._types import Point, Real, Scalar, Time, Times, checked
+from ._span import known
+from ._types import Point, Real, Scalar, Time, Times, check_number, checked
 
 
 def _square(difference: Point) -> Scalar:
@@ -21,7 +23,10 @@ def _square(difference: Point) -> Scalar:
 
 
 class AbstractPrediction(eqx.Module):
-    """The meaning of a network's output at time `t` and place `z` of a path."""
+    """The meaning of a network's output at time `t` and place `z` of a path.
+
+    A prediction of your own defines all abstract methods.
+    """
 
     @property
     @abc.abstractmethod
@@ -43,6 +48,15 @@ class AbstractPrediction(eqx.Module):
     @abc.abstractmethod
     def scale(self, path: AbstractPath, t: Times) -> Float[Array, "*times"]:
         """How large a squared error of 1 in the target is in the output's own units."""
+
+    def is_in_target_units(self, path: AbstractPath) -> bool:
+        """Whether errors are measured in the target's units: `scale` is 1 at all times.
+
+        [`flowprop.ct_flow`][] then weights them by the evidence lower bound. It is `False` if it depends on a traced
+        array.
+        """
+        scale = known(lambda: self.scale(path, jnp.linspace(*self.span(path), 5)))
+        return scale is not None and bool(np.all(scale == 1))
 
     @abc.abstractmethod
     def network_condition(self, condition: PyTree) -> PyTree:
@@ -68,7 +82,14 @@ class AbstractPointPrediction(AbstractPrediction):
 
 
 class TargetPrediction(AbstractPointPrediction):
-    """The network returns `u ~ E[z_1 | z_t, x]`."""
+    """The network returns the target, `u ~ E[z_1 | z_t, x]`.
+
+    ```python
+    import flowprop as fp
+
+    flow = fp.Flow(lambda t, z, x: z, fp.CondOTPath(), fp.TargetPrediction(), shape=(2,))
+    ```
+    """
 
     def span(self, path: AbstractPath) -> tuple[float, float]:
         return path.target_span
@@ -84,7 +105,16 @@ class TargetPrediction(AbstractPointPrediction):
 
 
 class NoisePrediction(AbstractPointPrediction):
-    """The network returns `eps ~ E[z_0 | z_t, x]` (Ho et al. 2020)."""
+    """The network returns the noise, `eps ~ E[z_0 | z_t, x]`.
+
+    (Ho et al. 2020, [arXiv:2006.11239](https://arxiv.org/abs/2006.11239).)
+
+    ```python
+    import flowprop as fp
+
+    flow = fp.Flow(lambda t, z, x: z, fp.CondOTPath(), fp.NoisePrediction(), shape=(2,))
+    ```
+    """
 
     def span(self, path: AbstractPath) -> tuple[float, float]:
         return path.noise_span
@@ -100,7 +130,16 @@ class NoisePrediction(AbstractPointPrediction):
 
 
 class VelocityPrediction(AbstractPointPrediction):
-    """The network returns `v ~ E[alpha' z_1 + sigma' z_0 | z_t, x]` (Lipman et al. 2023)."""
+    """The network returns the velocity, `v ~ E[alpha' z_1 + sigma' z_0 | z_t, x]`.
+
+    (Lipman et al. 2023, [arXiv:2210.02747](https://arxiv.org/abs/2210.02747).)
+
+    ```python
+    import flowprop as fp
+
+    flow = fp.Flow(lambda t, z, x: -z, fp.CondOTPath(), fp.VelocityPrediction(), shape=(2,))
+    ```
+    """
 
     def span(self, path: AbstractPath) -> tuple[float, float]:
         return path.velocity_span
@@ -112,38 +151,43 @@ class VelocityPrediction(AbstractPointPrediction):
         return _square(output - derivative(path.alpha, t) * z1 - derivative(path.sigma, t) * z0)
 
     def scale(self, path: AbstractPath, t: Times) -> Float[Array, "*times"]:
-        slope = derivative(path.alpha, t) - path.alpha(t) * derivative(path.sigma, t) / path.sigma(t)
-        return jnp.square(slope)
+        return jnp.square(path.wronskian(t) / path.sigma(t))
 
 
 @checked
 class PreconditionedPrediction(AbstractPointPrediction):
-    """The network returns `F`, the part of the target that a gaussian's denoiser cannot know.
+    """The network returns `F`, the part of the target that the best denoiser of a gaussian cannot know.
 
-    `u = alpha s^2 / D z + s sigma / sqrt(D) F` with `D = alpha^2 s^2 + sigma^2`: the first term is
-    the optimal denoiser of N(0, s^2), and `F` has unit scale at every time (Karras et al. 2022,
-    for any path). The noise is `sigma / D z - alpha s / sqrt(D) F`, so that nothing is divided by
-    a vanishing number and the span is all of [0, 1] on every path. The error is that of `F`; in
-    the target's units it is weighted by `D / (s^2 sigma^2)`.
+    `u = alpha s^2 / D z + s sigma / sqrt(D) F` with `D = alpha^2 s^2 + sigma^2`. The first term is the optimal denoiser
+    of data from N(0, s^2), and `F` has unit scale at every time (Karras et al. 2022,
+    [arXiv:2206.00364](https://arxiv.org/abs/2206.00364), eq. 7, here for any path). The noise is
+    `sigma / D z - alpha s / sqrt(D) F`. Nothing is divided by a number that vanishes, so the span is all of the path's
+    `span`: [0, 1] unless the path's own coefficients are infinite at an end. The error is that of `F`; a squared error
+    of the target counts `D / (s^2 sigma^2)` times in it.
 
     **Arguments:**
 
     - `data_std`: `s`, the root mean square of the (centred) data's coordinates.
 
     **Raises:** `ValueError` if `data_std` is not positive.
+
+    ```python
+    import flowprop as fp
+
+    flow = fp.ct_flow(lambda t, z, x: z, shape=(2,), prediction=fp.PreconditionedPrediction(data_std=0.7))
+    ```
     """
 
     data_std: Real
 
     def __check_init__(self) -> None:
-        if self.data_std <= 0:
-            raise ValueError(f"`data_std` is {self.data_std}: give the positive standard deviation of the data")
+        check_number("data_std", self.data_std, above=0, remedy="give the positive standard deviation of the data")
 
     def _variance(self, path: AbstractPath, t: Times) -> Float[Array, "*times"]:
         return jnp.square(path.alpha(t) * self.data_std) + jnp.square(path.sigma(t))
 
     def span(self, path: AbstractPath) -> tuple[float, float]:
-        return 0.0, 1.0
+        return path.span
 
     def estimate(self, path: AbstractPath, t: Time, z: Point, output: Array, condition: PyTree) -> Estimate:
         alpha, sigma, s, variance = path.alpha(t), path.sigma(t), self.data_std, self._variance(path, t)
@@ -161,12 +205,21 @@ class PreconditionedPrediction(AbstractPointPrediction):
 
 
 class CategoricalPrediction(AbstractPrediction):
-    """The network returns logits over classes, `u = softmax(logits) W` (NoProp, section 2.3.2).
+    """The network returns logits over classes, `u = softmax(logits) W`.
 
-    The optimal target of class embeddings is `sum_k p(k | z_t, x) W_k`, so that this is the whole
-    of what a network need know. The embeddings arrive in the condition, `(features, W)`, of which
-    the network sees the features alone: a matrix stored here as well as in the classifier would
-    become two.
+    (NoProp, [arXiv:2503.24322](https://arxiv.org/abs/2503.24322), section 2.3.2.) The optimal target of class
+    embeddings is `sum_k p(k | z_t, x) W_k`, so nothing is lost. The embeddings are in the condition, `(features, W)`,
+    of which the network sees the features alone. A matrix stored here as well as in the classifier would become two
+    parameters.
+
+    ```python
+    import jax.numpy as jnp
+    import flowprop as fp
+
+    flow = fp.Flow(lambda t, z, x: x, fp.CondOTPath(), fp.CategoricalPrediction(), shape=(2,))
+    logits, W = jnp.zeros(3), jnp.ones((3, 2))
+    flow.target(0.5, jnp.zeros(2), (logits, W))
+    ```
     """
 
     @property
@@ -197,27 +250,35 @@ class CategoricalPrediction(AbstractPrediction):
 
 @checked
 class EarlyStopPrediction(AbstractPrediction):
-    """Another prediction on a shorter span: what samples then ends with one evaluation of the target.
+    """Another prediction on a shorter span: samples then end with one evaluation of the target.
 
-    That step removes what noise is left (Jolicoeur-Martineau et al. 2021) and spares the solver the
-    last stretch, where velocities turn quickest. A trained flow is given it by
-    `dataclasses.replace(flow, prediction=fp.EarlyStopPrediction(flow.prediction))`. Its likelihood is
-    then that of the data with the noise that the path holds at the end of the span.
+    That step removes the noise that is left (Jolicoeur-Martineau et al. 2021,
+    [arXiv:2009.05475](https://arxiv.org/abs/2009.05475)). The solver is spared the last stretch, where velocities
+    change fastest. A trained flow gets it by `dataclasses.replace(flow,
+    prediction=fp.EarlyStopPrediction(flow.prediction))`. Its likelihood is then that of the data with the noise that
+    the path holds at the end of the span.
 
     **Arguments:**
 
     - `prediction`: what the network's output means.
-    - `end`: where the span ends, if it does not already earlier.
+    - `end`: where the span ends, if it does not end earlier already.
 
     **Raises:** `ValueError` if `end` is not in (0, 1).
+
+    ```python
+    import flowprop as fp
+
+    prediction = fp.EarlyStopPrediction(fp.VelocityPrediction(), end=0.95)
+    flow = fp.Flow(lambda t, z, x: -z, fp.CondOTPath(), prediction, shape=(2,))
+    flow.span  # (0.0, 0.95)
+    ```
     """
 
     prediction: AbstractPrediction
     end: Real = eqx.field(default=0.98, static=True)
 
     def __check_init__(self) -> None:
-        if not 0 < self.end < 1:
-            raise ValueError(f"`end` is {self.end}: give a time in (0, 1), close to 1 where the data are")
+        check_number("end", self.end, above=0, below=1, remedy="give a time in (0, 1), close to 1, where the data are")
 
     @property
     def takes_embeddings(self) -> bool:

@@ -1,13 +1,14 @@
 """Samples of a flow: noise, integrated to data."""
 
-import equinox as eqx
+import math
+
 import jax
 from jaxtyping import Array, Bool, PyTree, Shaped
 
-from ._batch import example_keys, in_batches
+from ._batch import compiled, example_keys, in_batches
 from ._flow import Flow, check_condition
 from ._rows import is_finite, nan_unless, settled, zeros_unless
-from ._solve import AbstractIntegrator, ODEIntegrator, carry
+from ._solve import AbstractIntegrator, ODEIntegrator, carry, forward_mode_explained
 from ._types import Point, PRNGKey, check_key, check_positive, checked
 
 
@@ -50,11 +51,12 @@ def sample(
     check_positive(num_samples=num_samples)
     check_condition(x, num_samples)
     check_positive(batch_size=batch_size)
-    values, failed = _sample(flow, num_samples, x, key, integrator, batch_size)
+    with forward_mode_explained():
+        values, failed = _sample(flow, num_samples, x, key, integrator, batch_size)
     return settled(values, failed, throw=throw)
 
 
-@eqx.filter_jit
+@compiled
 def _sample(
     flow: Flow, num_samples: int, x: PyTree, key: PRNGKey, integrator: AbstractIntegrator, batch_size: int | None
 ) -> tuple[Array, Array]:
@@ -65,4 +67,5 @@ def _sample(
         value, succeeded = carry(flow, z, zeros_unless(good, x), integrator, key_path)
         return nan_unless(good, value), ~succeeded
 
-    return in_batches(one, (example_keys(key, num_samples), x), batch_size)
+    numbers = math.prod(flow.shape)
+    return in_batches(one, (example_keys(key, num_samples), x), batch_size, numbers_per_example=numbers)

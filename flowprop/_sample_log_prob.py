@@ -1,18 +1,17 @@
 """Samples together with their log-likelihoods, in one solve."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 from ._augmented import AugmentedVelocity
-from ._batch import example_keys, in_batches
+from ._batch import compiled, example_keys, in_batches
 from ._divergence import AbstractDivergence, ExactDivergence
 from ._flow import Flow, check_condition
-from ._log_prob import log_prob, ode_of
+from ._log_prob import log_prob, numbers_solved, ode_of
 from ._rows import is_finite, nan_unless, settled, zeros_unless
 from ._sample import sample
-from ._solve import AbstractIntegrator, ODEIntegrator, end_state, succeeded
+from ._solve import AbstractIntegrator, AbstractODEIntegrator, end_state, forward_mode_explained, succeeded
 from ._types import Point, PRNGKey, Scalar, check_key, check_positive, checked
 
 
@@ -60,7 +59,8 @@ def sample_and_log_prob(
     check_condition(x, num_samples)
     ode = ode_of(integrator)
     if flow.transform.is_bijective:
-        points, log_probs, failed = _sample_and_log_prob(flow, num_samples, x, key, divergence, ode, batch_size)
+        with forward_mode_explained():
+            points, log_probs, failed = _sample_and_log_prob(flow, num_samples, x, key, divergence, ode, batch_size)
         return settled(points, failed, throw=throw), settled(log_probs, failed, throw=throw)
     key_samples, key_density = jax.random.split(key)
     points = sample(flow, num_samples, x, key=key_samples, integrator=ode, batch_size=batch_size, throw=throw)
@@ -70,14 +70,14 @@ def sample_and_log_prob(
     return points, log_probs
 
 
-@eqx.filter_jit
+@compiled
 def _sample_and_log_prob(
     flow: Flow,
     num_samples: int,
     x: PyTree,
     key: PRNGKey,
     divergence: AbstractDivergence,
-    integrator: ODEIntegrator,
+    integrator: AbstractODEIntegrator,
     batch_size: int | None,
 ) -> tuple[Array, Array, Array]:
     start, end = flow.span
@@ -95,4 +95,5 @@ def _sample_and_log_prob(
         value = flow.noise_log_prob(z0) - change[0] + z0.size * jnp.log(alpha) + log_det
         return nan_unless(good, data), nan_unless(good, value), ~succeeded(solution)
 
-    return in_batches(one, (example_keys(key, num_samples), x), batch_size)
+    numbers = numbers_solved(flow, divergence)
+    return in_batches(one, (example_keys(key, num_samples), x), batch_size, numbers_per_example=numbers)

@@ -1,7 +1,7 @@
 """Noise schedules: the log-SNR gamma(t) of a variance-preserving path, rising from noise to data.
 
-In terms of the schedules that papers name: alpha-bar is `alpha^2 = sigmoid(gamma)`, the signal's
-share of the variance. A schedule is one function, `gamma`; everything else follows from it.
+Papers often give `alpha^2 = sigmoid(gamma)` instead, and call it alpha-bar. A schedule is one function, `gamma`;
+everything else follows from it.
 """
 
 import abc
@@ -14,11 +14,15 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from ._frozen import Frozen, stop_gradient, unfrozen
-from ._types import PRNGKey, Real, check_key, checked
+from ._types import PRNGKey, Real, check_key, check_number, checked
 
 
 class AbstractNoiseSchedule(eqx.Module):
-    """The log signal-to-noise ratio as a rising function of time on [0, 1]."""
+    """The log signal-to-noise ratio as a rising function of time on [0, 1].
+
+    It may be infinite at an end: [`flowprop.VPPath`][] then stops its spans before that end. A schedule of your own
+    defines `gamma`, for a scalar or an array of times.
+    """
 
     @abc.abstractmethod
     def gamma(self, t: Float[ArrayLike, "*times"]) -> Float[Array, "*times"]:
@@ -30,7 +34,14 @@ def _logit(share: Array) -> Array:
 
 
 class LinearNoiseSchedule(AbstractNoiseSchedule):
-    """`alpha^2 = 0.01 + 0.98 t`: log-SNR from -4.6 to 4.6."""
+    """`alpha^2 = 0.01 + 0.98 t`: log-SNR from -4.6 to 4.6.
+
+    ```python
+    import flowprop as fp
+
+    path = fp.VPPath(fp.LinearNoiseSchedule())
+    ```
+    """
 
     @checked
     def gamma(self, t: Float[ArrayLike, "*times"]) -> Float[Array, "*times"]:
@@ -39,7 +50,14 @@ class LinearNoiseSchedule(AbstractNoiseSchedule):
 
 
 class CosineNoiseSchedule(AbstractNoiseSchedule):
-    """`alpha^2 = 0.01 + 0.98 sin(pi t / 2)`: log-SNR from -4.6 to 4.6, flat at the data's end."""
+    """`alpha^2 = 0.01 + 0.98 sin(pi t / 2)`: log-SNR from -4.6 to 4.6, flat at the data's end.
+
+    ```python
+    import flowprop as fp
+
+    path = fp.VPPath(fp.CosineNoiseSchedule())
+    ```
+    """
 
     @checked
     def gamma(self, t: Float[ArrayLike, "*times"]) -> Float[Array, "*times"]:
@@ -60,13 +78,18 @@ class SigmoidNoiseSchedule(AbstractNoiseSchedule):
     - `scale`: the range of the log-SNR, positive.
 
     **Raises:** `ValueError` if `scale` is not positive.
+
+    ```python
+    import flowprop as fp
+
+    path = fp.VPPath(fp.SigmoidNoiseSchedule(12.0))
+    ```
     """
 
     scale: Real = 13.0
 
     def __check_init__(self) -> None:
-        if self.scale <= 0:
-            raise ValueError(f"`scale` is {self.scale}: the log-SNR rises with t only for a positive scale")
+        check_number("scale", self.scale, above=0, remedy="the log-SNR rises with t only for a positive scale")
 
     @checked
     def gamma(self, t: Float[ArrayLike, "*times"]) -> Float[Array, "*times"]:

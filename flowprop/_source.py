@@ -203,7 +203,9 @@ class DistributionSource(AbstractSource):
         self.shape = _event_shape(distribution)
         leaves, self.structure = jax.tree.flatten(distribution)
         self.leaves = tuple(map(_frozen, leaves))
-        points = jax.eval_shape(lambda key: self._draw(3, key), jax.random.key(0))
+        # Only the shapes are looked at, so that any key will do.
+        any_key = jax.random.wrap_key_data(jnp.zeros(2, jnp.uint32), impl="threefry2x32")
+        points = jax.eval_shape(lambda key: self._draw(3, key), any_key)
         if not jnp.issubdtype(points.dtype, jnp.floating):
             raise TypeError(
                 f"`distribution` is {described(distribution)}, which draws {points.dtype} numbers where floating-point "

@@ -1,24 +1,35 @@
-"""Where in time a loss looks, and how much it counts there."""
+"""How much an error counts at each time, and what trains a learnable schedule."""
 
 import abc
+from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import ndtri
 from jaxtyping import Array, Float
 
-from ._path import AbstractPath, derivative
+from ._path import AbstractPath
 from ._prediction import AbstractPrediction
 from ._schedule import with_fixed_ends
-from ._types import PRNGKey, Real, Scalar, Times, check_positive, checked
+from ._span import derivative
+from ._time_sampling import below_one
+from ._types import Real, Scalar, Times, check_number, check_positive, checked
 
 
 Weights = Float[Array, "*times"]
 
 
 class AbstractWeighting(eqx.Module):
-    """The factor of an error, given its time; it is handed path and prediction."""
+    """The factor of an error, given its time; it is handed path and prediction.
+
+    A weighting of your own defines `weight`, and `needs_finite_snr` as `True` if it divides by, or subtracts, the SNR
+    at the end of the span.
+    """
+
+    @property
+    def needs_finite_snr(self) -> bool:
+        """Whether a flow is refused whose SNR is infinite at the end of its span."""
+        return False
 
     @abc.abstractmethod
     def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Times) -> Weights:
@@ -26,7 +37,14 @@ class AbstractWeighting(eqx.Module):
 
 
 class UniformWeighting(AbstractWeighting):
-    """1: the error counts as the network makes it."""
+    """1: the error counts as the network makes it.
+
+    ```python
+    import flowprop as fp
+
+    flow = fp.ct_flow(lambda t, z, x: z, shape=(2,), weighting=fp.UniformWeighting())
+    ```
+    """
 
     def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Times) -> Weights:
         return jnp.ones_like(path.alpha(t))
@@ -35,183 +53,138 @@ class UniformWeighting(AbstractWeighting):
 class ELBOWeighting(AbstractWeighting):
     """The evidence lower bound's: `SNR'(t)/2` of the target's error, `gamma'/2` of the noise's.
 
-    (Kingma et al. 2021, eq. 17.) It is invariant under a change of the schedule between its ends,
-    and unbounded on the CondOT path, whose SNR is.
+    (Kingma et al. 2021, [arXiv:2107.00630](https://arxiv.org/abs/2107.00630), eq. 17.) It is invariant under a change
+    of the schedule between its ends. It is computed as `alpha w / sigma^3` with `w = alpha' sigma - alpha sigma'`, in
+    which nothing is infinite while `sigma > 0`. On the straight path that is `t / (1 - t)^3` of the target's error,
+    `1 / (t (1 - t))` of the noise's and `t / (1 - t)` of the velocity's.
+
+    A weight whose path ends without noise rises without bound towards `t = 1`. Training times are below 1, and the
+    weight at 1 is that of the largest number below 1. The loss of a velocity or a preconditioned target on such a
+    path has a finite mean only if the network becomes exact as `t` tends to 1, and a large variance otherwise:
+    [`flowprop.EarlyStopPrediction`][] or [`flowprop.MinSNRWeighting`][] bounds its weights.
+
+    ```python
+    import flowprop as fp
+
+    flow = fp.fm_flow(lambda t, z, x: -z, shape=(2,), weighting=fp.ELBOWeighting())
+    flow.weight(0.5)  # 1.0
+    ```
     """
 
     def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Times) -> Weights:
-        return derivative(path.gamma, t) / 2 * snr(path, t) / prediction.scale(path, t)
+        t = jnp.asarray(t, jnp.result_type(t, float))
+        dtype, t = t.dtype, below_one(t)
+        t = t.astype(jnp.promote_types(dtype, jnp.float32))  # in half precision sigma^3 is soon 0
+        of_target = path.alpha(t) * path.wronskian(t) / path.sigma(t) ** 3
+        return (of_target / prediction.scale(path, t)).astype(dtype)
 
 
 class NormalisedELBOWeighting(AbstractWeighting):
     """The bound's weight over its mean, so that losses compare across schedules.
 
-    For the target's error that is `SNR'(t) / (SNR(1) - SNR(0))`.
+    For the target's error that is `SNR'(t) (t_1 - t_0) / (SNR(t_1) - SNR(t_0))` over a span `[t_0, t_1]`. The SNR at
+    the end of the span has to be finite: [`flowprop.Flow`][] refuses a velocity on the straight path, for example.
+
+    ```python
+    import flowprop as fp
+
+    flow = fp.ct_flow(lambda t, z, x: z, shape=(2,), weighting=fp.NormalisedELBOWeighting())
+    ```
     """
 
+    needs_finite_snr: ClassVar[bool] = True
+
     def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Times) -> Weights:
-        mean = (snr(path, 1.0) - snr(path, 0.0)) / 2
+        start, end = prediction.span(path)
+        mean = (snr(path, end) - snr(path, start)) / (2 * (end - start))
         return ELBOWeighting().weight(path, prediction, t) / mean
 
 
 class BatchNormalisedELBOWeighting(AbstractWeighting):
     """The bound's weight over its mean in the batch: what is left is how the batch's errors compare.
 
-    It needs no bound on the SNR, but makes of each example's share a matter of its neighbours; one
-    time alone has weight 1. [`flowprop.NormalisedELBOWeighting`][] divides by the mean over all times.
+    It needs no finite SNR, but each example's weight depends on the other times in the batch. One time alone has weight
+    1. [`flowprop.NormalisedELBOWeighting`][] divides by the mean over all times.
+
+    ```python
+    import flowprop as fp
+
+    flow = fp.fm_flow(lambda t, z, x: -z, shape=(2,), weighting=fp.BatchNormalisedELBOWeighting())
+    ```
     """
 
     def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Times) -> Weights:
         weights = ELBOWeighting().weight(path, prediction, t)
-        return weights / jnp.mean(weights)
+        mean = jnp.mean(weights)
+        # The weights of a batch may all be 0: that of a velocity at t = 0 is.
+        return jnp.where(mean > 0, weights / jnp.where(mean > 0, mean, 1), 1)
 
 
 @checked
 class StepELBOWeighting(AbstractWeighting):
-    """The bound's in equal steps: `T/2 (SNR(t + 1/T) - SNR(t))` of the target's error at the start of a step.
+    """The bound's in equal steps: `T/2 (SNR(t + h) - SNR(t))` of the target's error at the start `t` of a step.
 
-    (Kingma et al. 2021, eq. 13; NoProp, eq. 8.) Its mean over the steps is the sum of the bound's terms.
+    (Kingma et al. 2021, [arXiv:2107.00630](https://arxiv.org/abs/2107.00630), eq. 13; NoProp, eq. 8.) The steps divide
+    the span, `h = (t_1 - t_0) / T`, and the last one ends with it. The mean of the weights over the steps is the sum of
+    the bound's terms. The SNR at the end of the span has to be finite.
 
     **Arguments:**
 
     - `num_steps`: `T`.
 
     **Raises:** `ValueError` if `num_steps` is not positive.
+
+    ```python
+    import flowprop as fp
+
+    flow = fp.ct_flow(lambda t, z, x: z, shape=(2,), weighting=fp.StepELBOWeighting(10))
+    ```
     """
 
     num_steps: int
+
+    needs_finite_snr: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
         check_positive(num_steps=self.num_steps)
 
     def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Times) -> Weights:
-        rise = snr(path, t + 1 / self.num_steps) - snr(path, t)
+        start, end = prediction.span(path)
+        rise = snr(path, jnp.minimum(t + (end - start) / self.num_steps, end)) - snr(path, t)
         return self.num_steps / 2 * rise / prediction.scale(path, t)
 
 
 @checked
 class MinSNRWeighting(AbstractWeighting):
-    """`min(SNR, limit)` of the target's error (Hang et al. 2023).
+    """`min(SNR, limit)` of the target's error.
+
+    (Hang et al. 2023, [arXiv:2303.09556](https://arxiv.org/abs/2303.09556).)
 
     **Arguments:**
 
     - `limit`: where the SNR is cut, positive.
 
     **Raises:** `ValueError` if `limit` is not positive.
+
+    ```python
+    import flowprop as fp
+
+    flow = fp.ct_flow(lambda t, z, x: z, shape=(2,), weighting=fp.MinSNRWeighting(5.0))
+    ```
     """
 
     limit: Real = 5.0
 
     def __check_init__(self) -> None:
-        if self.limit <= 0:
-            raise ValueError(f"`limit` is {self.limit}: the weights are positive only under a positive one")
+        check_number("limit", self.limit, above=0, remedy="the weights are positive only under a positive limit")
 
     def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Times) -> Weights:
         return jnp.minimum(snr(path, t), self.limit) / prediction.scale(path, t)
 
 
 def snr(path: AbstractPath, t: Times) -> Weights:
-    """The signal-to-noise ratio `exp(gamma) = alpha^2 / sigma^2`."""
-    return jnp.exp(path.gamma(t))
-
-
-class AbstractTimeSampling(eqx.Module):
-    """The distribution of training times.
-
-    A loss is not corrected for it: drawing times from a density is to weight the loss by it.
-    """
-
-    @abc.abstractmethod
-    def sample(self, num_times: int, *, key: PRNGKey) -> Float[Array, " num_times"]:
-        """Times in [0, 1]."""
-
-
-class UniformTimeSampling(AbstractTimeSampling):
-    """Each time uniform on [0, 1], on its own."""
-
-    def sample(self, num_times: int, *, key: PRNGKey) -> Float[Array, " num_times"]:
-        return jax.random.uniform(key, (num_times,))
-
-
-class StratifiedTimeSampling(AbstractTimeSampling):
-    """Evenly spaced times under one random shift modulo 1 (Kingma et al. 2021, appendix I.1).
-
-    Each is uniform on [0, 1] whatever its place in the batch, and one falls in every stratum of
-    width 1 / n: the same expectation as uniform times, at less variance.
-    """
-
-    def sample(self, num_times: int, *, key: PRNGKey) -> Float[Array, " num_times"]:
-        shift = jax.random.uniform(key)
-        return (shift + jnp.arange(num_times) / num_times) % 1.0
-
-
-@checked
-class LogitNormalTimeSampling(AbstractTimeSampling):
-    """`logit(t)` normal (Esser et al. 2024, section 3.1), stratified over the batch.
-
-    **Arguments:**
-
-    - `mean`: above 0 looks more at the data's end, below 0 at the noise's.
-    - `std`: positive.
-
-    **Raises:** `ValueError` if `std` is not positive.
-    """
-
-    mean: Real = 0.0
-    std: Real = 1.0
-
-    def __check_init__(self) -> None:
-        if self.std <= 0:
-            raise ValueError(f"`std` is {self.std}: the standard deviation of a logit is positive")
-
-    def sample(self, num_times: int, *, key: PRNGKey) -> Float[Array, " num_times"]:
-        uniform = StratifiedTimeSampling().sample(num_times, key=key)
-        inside = jnp.clip(uniform, 1e-6, 1 - 1e-6)  # the quantile is infinite at 0 and 1
-        return jax.nn.sigmoid(self.mean + self.std * ndtri(inside))
-
-
-@checked
-class PowerTimeSampling(AbstractTimeSampling):
-    """Density `exponent t^(exponent - 1)`, stratified over the batch.
-
-    **Arguments:**
-
-    - `exponent`: 1 is uniform; below 1 looks more at the noise's end, above 1 at the data's.
-
-    **Raises:** `ValueError` if `exponent` is not positive.
-    """
-
-    exponent: Real = 1.0
-
-    def __check_init__(self) -> None:
-        if self.exponent <= 0:
-            raise ValueError(f"`exponent` is {self.exponent}: the density is normalisable for a positive one only")
-
-    def sample(self, num_times: int, *, key: PRNGKey) -> Float[Array, " num_times"]:
-        return StratifiedTimeSampling().sample(num_times, key=key) ** (1 / self.exponent)
-
-
-@checked
-class GridTimeSampling(AbstractTimeSampling):
-    """The times at which equal steps of Euler look, `0, 1/k, ..., (k - 1)/k`, each as often, stratified over the batch.
-
-    On pairs of noise and data ([`flowprop.PairedFlow`][]) it trains a flow for `k` steps and no more; `k = 1`
-    trains for one evaluation.
-
-    **Arguments:**
-
-    - `num_steps`: `k`.
-
-    **Raises:** `ValueError` if `num_steps` is not positive.
-    """
-
-    num_steps: int
-
-    def __check_init__(self) -> None:
-        check_positive(num_steps=self.num_steps)
-
-    def sample(self, num_times: int, *, key: PRNGKey) -> Float[Array, " num_times"]:
-        return jnp.floor(self.num_steps * StratifiedTimeSampling().sample(num_times, key=key)) / self.num_steps
+    """The signal-to-noise ratio `alpha^2 / sigma^2`."""
+    return jnp.square(path.alpha(t) / path.sigma(t))
 
 
 def schedule_loss(path: AbstractPath, t: Float[Array, " batch"], elbo: Float[Array, " batch"]) -> Scalar:

@@ -50,6 +50,23 @@ PAIRS = {
 }
 
 
+# Of paths from two functions, and of schedules that are unbounded.
+MORE_PAIRS = {
+    "straight velocity": lambda: (fp.AffinePath(lambda t: t, lambda t: 1 - t), fp.VelocityPrediction()),
+    "trigonometric velocity": lambda: (fp.trigonometric_path(), fp.VelocityPrediction()),
+    "trigonometric target": lambda: (fp.trigonometric_path(), fp.TargetPrediction()),
+    "trigonometric noise": lambda: (fp.trigonometric_path(), fp.NoisePrediction()),
+    "polynomial velocity": lambda: (fp.polynomial_path(2), fp.VelocityPrediction()),
+    "exploding preconditioned": lambda: (fp.variance_exploding_path(), fp.PreconditionedPrediction(0.7)),
+    "exploding noise": lambda: (fp.variance_exploding_path(0.01, 30.0, rho=5), fp.NoisePrediction()),
+    "exploding velocity": lambda: (fp.variance_exploding_path(), fp.VelocityPrediction()),
+    "ct quadratic": lambda: (fp.VPPath(fp.QuadraticNoiseSchedule()), fp.TargetPrediction()),
+    "ct cauchy": lambda: (fp.VPPath(fp.CauchyNoiseSchedule()), fp.PreconditionedPrediction(0.7)),
+    "df laplace": lambda: (fp.VPPath(fp.LaplaceNoiseSchedule()), fp.NoisePrediction()),
+    "vp exponential velocity": lambda: (fp.VPPath(fp.ExponentialNoiseSchedule()), fp.VelocityPrediction()),
+}
+
+
 def pushforward_moments(flow, data):
     """Mean and covariance of a gaussian's flow from N(0, b^2 I) by its ODE, in data coordinates.
 

@@ -84,7 +84,7 @@ def test_nats_bits_and_the_line_that_says_all():
     assert str(result) == (
         "bits/dim 0.736 +- 0.264 (MNIST test, 2 images, uniform dequantisation of 256 levels with 2 draws, "
         "HutchinsonDivergence(num_probes=3, distribution=RademacherProbes()), Tsit5(), "
-        "PIDController(rtol=1e-05, atol=1e-05), first step 0.05)"
+        "PIDController(rtol=1e-05, atol=1e-05, pcoeff=0.4, icoeff=0.3), first step 0.05)"
     )
 
 
@@ -108,6 +108,10 @@ def test_refuses_what_does_not_fit(key):
         fp.BitsPerDimension("any", num_draws=0)
     with pytest.raises(ValueError, match="`scale` is 0"):
         fp.BitsPerDimension("any", scale=0)
+    with pytest.raises(ValueError, match="`scale` is nan"):
+        fp.BitsPerDimension("any", scale=float("nan"))
+    with pytest.raises(ValueError, match="`centre` is inf"):
+        fp.BitsPerDimension("any", centre=float("inf"))
     with pytest.raises(ValueError, match=r"`images` lie in \[0, 16\]: the protocol has levels 0 to 15"):
         protocol().preprocess(np.array([0, 16]), key=key)
     with pytest.raises(ValueError, match=r"`images` has shape \(4, 3\) where \(n, 2\) is needed"):

@@ -16,6 +16,10 @@ NEW_PATHS = {
     "condot": lambda: fp.CondOTPath(),
     "sigmoid": lambda: fp.VPPath(fp.SigmoidNoiseSchedule(15)),
     "cosine": lambda: fp.VPPath(fp.CosineNoiseSchedule()),
+    "cauchy": lambda: fp.VPPath(fp.CauchyNoiseSchedule()),
+    "trigonometric": fp.trigonometric_path,
+    "polynomial": lambda: fp.polynomial_path(2),
+    "exploding": fp.variance_exploding_path,
 }
 TIGHT = fp.ODEIntegrator(stepsize_controller=dfx.PIDController(rtol=1e-8, atol=1e-8), dt0=1e-3)
 
@@ -23,6 +27,10 @@ TIGHT = fp.ODEIntegrator(stepsize_controller=dfx.PIDController(rtol=1e-8, atol=1
 # Every pair crosses over to the other kind of path, some stay.
 ACROSS = [(pair, "sigmoid" if "condot" in pair or pair == "fm" else "condot") for pair in exact.PAIRS]
 WITHIN = [("ct sigmoid", "cosine"), ("condot target", "condot")]
+# To and from the paths of two functions and the unbounded schedules.
+AFFINE = [("fm", "trigonometric"), ("fm", "exploding"), ("ct sigmoid", "cauchy"), ("condot noise", "polynomial")]
+AFFINE += [(pair, "condot") for pair in exact.MORE_PAIRS]
+PAIRS = exact.PAIRS | exact.MORE_PAIRS
 
 
 @eqx.filter_jit
@@ -34,7 +42,7 @@ def views(flow, times, z):
 def changed_and_direct(pair, name, data):
     """The views of a changed flow, and of the exact flow on the new path, well inside of the span of both."""
     path = NEW_PATHS[name]()
-    changed = fp.change_path(exact.exact_flow(data, *exact.PAIRS[pair]()), path)
+    changed = fp.change_path(exact.exact_flow(data, *PAIRS[pair]()), path)
     start, end = changed.span
     times = start + (end - start) * jnp.linspace(0.03, 0.97, 6)
     z = jax.random.normal(jax.random.key(1), (6, 2), times.dtype)
@@ -42,9 +50,10 @@ def changed_and_direct(pair, name, data):
     return views(changed, times, z), views(direct, times, z)
 
 
-@pytest.mark.parametrize(
-    ("pair", "name"), all_but([ACROSS[0], ACROSS[1], ("condot target", "sigmoid"), WITHIN[0]], ACROSS + WITHIN)
-)
+QUICK = [ACROSS[0], ACROSS[1], ("condot target", "sigmoid"), WITHIN[0], *AFFINE]
+
+
+@pytest.mark.parametrize(("pair", "name"), all_but(QUICK, ACROSS + WITHIN + AFFINE))
 def test_all_views_are_those_of_the_flow_on_the_new_path(pair, name, x64):
     for data in (exact.GAUSSIAN, exact.MIXTURE):
         for value, wanted in zip(*changed_and_direct(pair, name, data), strict=True):

@@ -14,6 +14,7 @@ import pytest
 from closed_forms import blobs
 
 import flowprop as fp
+from flowprop._transform import Standardise
 
 
 def categorical(network, path, shape=(3,)):
@@ -109,6 +110,24 @@ class TestPredict:
         np.testing.assert_array_equal(one, same)
         assert 0.5 < np.mean(np.asarray(one) != np.asarray(other)) < 0.8
 
+    def test_a_solve_that_fails_is_no_class(self):
+        """The second input's velocity turns too fast for the steps that are allowed; its neighbour's does not turn."""
+        network = lambda t, z, x: jnp.sin(x * t) * z  # noqa: E731
+        classifier = fp.Classifier(flow=fp.fm_flow(network, shape=(3,)), embedding=fp.one_hot_embedding(3))
+        integrator = fp.ODEIntegrator(max_steps=20)
+        inputs = np.array([0.0, 1e4, 0.1], np.float32)
+        found = np.asarray(classifier.predict(inputs, key=KEY, integrator=integrator))
+        assert list(found < 0) == [False, True, False]
+        alone = classifier.predict(inputs[:1], key=KEY, integrator=integrator)
+        assert found[0] == alone[0]
+        counts = classifier.function_evaluations(inputs, key=KEY, integrator=integrator)
+        assert counts.shape == (3,)
+
+    def test_more_draws_than_are_solved_at_once(self):
+        found = motionless(trained("FM")[0]).predict_proba(blobs(1)[0][:2], key=KEY, num_draws=1500)
+        # Noise is read as each class alike: 4 standard errors.
+        np.testing.assert_allclose(found, np.full((2, 3), 1 / 3), atol=4 * np.sqrt(2 / 9 / 1500))
+
     @pytest.mark.parametrize("name", ["num_draws", "batch_size"])
     def test_counts_that_are_not_positive_are_refused(self, name):
         with pytest.raises(ValueError, match=f"`{name}` is 0"):
@@ -202,6 +221,22 @@ class Constant(eqx.Module):
         return self.output
 
 
+class Stateful(eqx.Module):
+    has_state: bool = True
+
+    def __call__(self, t, z, x):
+        return z
+
+
+class Dropped(eqx.Module):
+    """Logits that are 0 in training and (0, 0, 9) in use, as those of a network with dropout may be."""
+
+    inference: bool = False
+
+    def __call__(self, t, z, x, *, key=None):
+        return jnp.where(self.inference, jnp.array([0.0, 0.0, 9.0]), jnp.zeros(3))
+
+
 # Op by op it takes seconds to compile.
 loss_of = eqx.filter_jit(lambda classifier, inputs, labels: classifier.loss(inputs, labels, key=KEY))
 
@@ -225,6 +260,17 @@ class TestLoss:
         error = np.sqrt((2 * 3 + 4 * 4) / 4000)
         assert abs(float(loss_of(classifier, inputs, labels)) - 7.0) < 4 * error
 
+    @pytest.mark.parametrize("blocks", [True, False])
+    def test_a_network_with_dropout_trains_with_it_and_predicts_without(self, blocks):
+        embedding = fp.one_hot_embedding(3)
+        if blocks:
+            model = fp.NoPropDT([Dropped()] * 2, embedding=embedding)
+        else:
+            model = fp.Classifier(flow=categorical(Dropped(), fp.CondOTPath()), embedding=embedding)
+        inputs, labels = blobs(0, 20)
+        assert float(loss_of(model, inputs, labels)) == pytest.approx(np.log(3), rel=1e-5)
+        np.testing.assert_array_equal(model.predict(inputs, key=KEY), np.full(20, 2))
+
     def test_each_input_is_encoded_once(self):
         calls = []
         flow = fp.fm_flow(Constant(jnp.zeros(3)), shape=(3,))
@@ -236,8 +282,8 @@ class TestLoss:
     @pytest.mark.parametrize(
         ("labels", "message"),
         [
-            (np.zeros(3, int), "`labels` is"),
-            (np.zeros((4, 1), int), "`labels` is"),
+            (np.zeros(3, int), r"`labels` has shape \(3,\) where \(4,\)"),
+            (np.zeros((4, 1), int), r"`labels\[:, 0\]"),
             (np.array([0, 1, 2, 3]), r"`labels` lie in \[0, 3\]"),
             (np.array([0, -1, 2, 1]), r"`labels` lie in \[-1, 2\]"),
         ],
@@ -282,6 +328,20 @@ class TestConstruction:
         for flow, wanted in ((early, fp.CrossEntropyObjective), (changed, fp.RegressionObjective)):
             found = fp.Classifier(flow=flow, embedding=fp.one_hot_embedding(3)).objective
             assert isinstance(found, wanted)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            ({"transform": Standardise(0.0, 2.0)}, "`flow` has the transform Standardise"),
+            ({"encoder": jnp.sin}, "`flow` has an encoder of its own"),
+            ({"network": Stateful()}, "`flow` has a network with a state, which a classifier does not train"),
+        ],
+    )
+    def test_a_flow_of_data_is_refused(self, change, message):
+        settings = {"network": Constant(jnp.zeros(3))} | change
+        flow = fp.Flow(settings.pop("network"), fp.CondOTPath(), fp.VelocityPrediction(), shape=(3,), **settings)
+        with pytest.raises(ValueError, match=message):
+            fp.Classifier(flow=flow, embedding=fp.one_hot_embedding(3))
 
     def test_cross_entropy_of_what_are_no_logits_is_refused(self):
         with pytest.raises(ValueError, match="`objective` is the cross-entropy"):

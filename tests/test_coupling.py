@@ -5,10 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import ot
 import pytest
 from scipy.optimize import linear_sum_assignment
 
 import flowprop as fp
+from flowprop._assignment import log_plan
 
 
 N = 64
@@ -146,10 +148,34 @@ class TestSinkhorn:
         frequencies = self.draws(fp.SinkhornCoupling(1e4), z0[:8], z1[:8], key)
         assert np.abs(frequencies - 1 / 8).max() < 4.5 * np.sqrt(1 / 8 * 7 / 8 / 500)
 
+    @pytest.mark.parametrize("epsilon", [0.3, 2.0, 50.0])
+    def test_the_plan_is_that_of_pot(self, epsilon, key, x64):
+        z0, z1 = (np.asarray(z, float) for z in batch(key))
+        cost = ((z0[:, None] - z1[None]) ** 2).sum(axis=-1)
+        marginal = np.full(N, 1 / N)
+        exactly = {"stopThr": 1e-12, "numItermax": 100_000}
+        wanted = ot.sinkhorn(marginal, marginal, cost, epsilon, method="sinkhorn_log", **exactly)
+        plan = np.exp(log_plan(jnp.asarray(cost), epsilon, 1e-11, 100_000))
+        np.testing.assert_allclose(plan, wanted, atol=1e-11)
+        assert plan.max() > 2 / N**2
+
+    def test_a_plan_that_is_cut_short_still_has_its_columns(self, key):
+        """In single precision. The sums of rows are off by more than the tolerance if there are too few iterations."""
+        cost = jnp.sum((batch(key)[0][:, None] - batch(key)[1][None]) ** 2, axis=-1)
+        for iterations, met in ((1, False), (3, False), (20_000, True)):
+            plan = np.exp(log_plan(cost, 0.2, 1e-3, iterations))
+            np.testing.assert_allclose(plan.sum(axis=0), np.full(N, 1 / N), rtol=1e-4)
+            assert (np.abs(plan.sum(axis=1) - 1 / N).sum() < 1.1e-3) == met
+
     @pytest.mark.parametrize("name", ["epsilon", "tolerance", "max_iterations"])
     def test_refuses(self, name):
         with pytest.raises(ValueError, match=f"`{name}` is 0: give a positive number"):
             fp.SinkhornCoupling(**{"epsilon": 1.0, name: 0})
+
+    @pytest.mark.parametrize("name", ["epsilon", "tolerance"])
+    def test_refuses_what_is_not_a_number(self, name):
+        with pytest.raises(ValueError, match=f"`{name}` is nan"):
+            fp.SinkhornCoupling(**{"epsilon": 1.0, name: np.nan})
 
 
 class TestConditional:
@@ -161,7 +187,7 @@ class TestConditional:
 
     def test_noise_does_not_tell_of_the_class(self, key):
         z0, z1, labels = self.two_classes(key)
-        for coupling, biased in ((fp.ConditionalOTCoupling(), False), (fp.OTCoupling(), True)):
+        for coupling, biased in ((fp.ConditionalOTCoupling(), False), (fp.OTCoupling(ignore_condition=True), True)):
             paired = pair(coupling, z0, z1, labels, key)[:, 0]
             for label in (0, 1):
                 noise = paired[labels == label]
@@ -234,10 +260,33 @@ class TestConditional:
             fp.ConditionalOTCoupling().pair(z0, z1, (jnp.zeros(3),), key=key)
 
 
+@pytest.mark.parametrize("make", [fp.OTCoupling, lambda **kwargs: fp.SinkhornCoupling(1.0, **kwargs)])
+def test_plain_transport_refuses_conditions_unless_told(make, key):
+    """In the loss too, and before anything is run; a condition without leaves is none."""
+    z0, z1 = batch(key)
+    labels = jnp.arange(N) % 3
+    flow = fp.fm_flow(lambda t, z, x: -z, shape=(2,), coupling=make())
+    for attempt in (
+        lambda: make().pair(z0, z1, labels, key=key),
+        lambda: flow.loss(z1, labels, key=key),
+        lambda: jax.eval_shape(lambda x: flow.loss(z1, x, key=key), {"label": labels}),
+    ):
+        with pytest.raises(ValueError, match=r"`x` is given and `coupling` is .*: give `fp.ConditionalOTCoupling\(\)`"):
+            attempt()
+    assert np.isfinite(jax.jit(flow.loss)(z1, key=key))
+    paired = pair(make(ignore_condition=True), z0, z1, labels, key)
+    np.testing.assert_array_equal(paired, pair(make(), z0, z1, (), key))
+
+
+def test_only_one_coupling_is_independent():
+    assert [coupling.is_independent for coupling in COUPLINGS] == [True, False, False, False, False]
+
+
 @pytest.mark.parametrize("coupling", COUPLINGS[1:], ids=lambda coupling: type(coupling).__name__)
 def test_refuses_a_wrong_shape(coupling, key):
+    x = jnp.zeros(N) if isinstance(coupling, fp.ConditionalOTCoupling) else None
     with pytest.raises(ValueError, match=rf"`z1` has shape \(3, 2\) where \({N}, 2\) is needed: noise and data"):
-        coupling.pair(jnp.zeros((N, 2)), jnp.zeros((3, 2)), jnp.zeros(N), key=key)
+        coupling.pair(jnp.zeros((N, 2)), jnp.zeros((3, 2)), x, key=key)
 
 
 class TestFlow:

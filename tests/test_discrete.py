@@ -12,7 +12,7 @@ import pytest
 from closed_forms import blobs
 
 import flowprop as fp
-from flowprop._objective import label_terms
+from flowprop._label_loss import label_terms
 
 
 KEY = jax.random.key(11)
@@ -386,9 +386,9 @@ class TestConstruction:
         ("change", "message"),
         [
             ({"networks": []}, "`networks` is empty"),
-            ({"networks": [Constant(jnp.zeros(3)), Constant(jnp.zeros(4))]}, "`networks` differ: block 1 is not like"),
-            ({"networks": [Constant(jnp.zeros(3)), Perceptron(KEY)]}, "`networks` differ"),
-            ({"networks": [jnp.sin, jnp.cos]}, "`networks` differ"),
+            ({"networks": [Constant(jnp.zeros(3)), Constant(jnp.zeros(4))]}, "`networks` differ: number 1 differs"),
+            ({"networks": [Constant(jnp.zeros(3)), Perceptron(KEY)]}, "`networks` differ: number 1"),
+            ({"networks": [jnp.sin, jnp.cos]}, "`networks` differ: number 1"),
             ({"encoder": [jnp.sin]}, "`encoder` has 1 callables where `networks` has 2"),
             ({"stochasticity": -0.1}, "`stochasticity` is -0.1"),
             ({"stochasticity": 1.5}, "`stochasticity` is 1.5"),

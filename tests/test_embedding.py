@@ -254,5 +254,57 @@ class TestDiagnostics:
         assert line == "3 embeddings of norm 1 to 1, smallest distance 1.41 (classes 0 and 1), effective rank 2 of 2"
 
     def test_what_is_not_finite_is_refused(self):
+        """As a training that diverged leaves them."""
+        diverged = eqx.tree_at(lambda embedding: embedding.rows, embedding_of(np.eye(2)), jnp.full((2, 2), jnp.nan))
         with pytest.raises(ValueError, match="not finite"):
-            fp.embedding_diagnostics(embedding_of([[0.0, 0.0], [1.0, 0.0]], norm=1.0))
+            fp.embedding_diagnostics(diverged)
+
+
+NAN = jnp.array([[1.0, 0.0], [jnp.nan, 1.0]])
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("norm", [0, -1, np.nan, np.inf])
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda norm, key: fp.one_hot_embedding(3, norm=norm),
+            lambda norm, key: fp.learned_embedding(3, 2, norm=norm, key=key),
+            lambda norm, key: fp.orthogonal_embedding(3, 2, norm=norm, key=key),
+            lambda norm, key: fp.prototype_embedding(IMAGES, LABELS, norm=norm),
+            lambda norm, key: fp.Embedding(jnp.eye(3), norm),
+        ],
+    )
+    def test_a_norm_that_is_no_length(self, make, norm, key):
+        with pytest.raises(ValueError, match=r"`norm` is .*: give the positive length"):
+            make(norm, key)
+
+    @pytest.mark.parametrize(
+        ("rows", "norm", "error", "message"),
+        [
+            (NAN, None, ValueError, "`rows` holds values that are not finite"),
+            (NAN, 1.0, ValueError, "`rows` holds values that are not finite"),
+            (fp.Frozen(NAN), None, ValueError, "`rows` holds values that are not finite"),
+            (jnp.array([[1.0, 0.0], [0.0, 0.0]]), 1.0, ValueError, "`rows` has 0 for class 1"),
+            (jnp.eye(3, dtype=int), None, TypeError, "`rows` is an int32 array"),
+            (jnp.asarray(1.0), None, TypeError, "`rows` is a float32 array of shape"),
+        ],
+    )
+    def test_rows_that_are_no_points(self, rows, norm, error, message):
+        with pytest.raises(error, match=message):
+            fp.Embedding(rows, norm)
+
+    def test_rows_are_not_looked_at_when_traced(self):
+        """An ensemble, a shape alone."""
+        made = eqx.filter_vmap(lambda key: fp.learned_embedding(3, 2, key=key))(jax.random.split(jax.random.key(0), 4))
+        assert made.rows.shape == (4, 3, 2)
+        assert eqx.filter_eval_shape(lambda: fp.one_hot_embedding(3)).rows.array.shape == (3, 3)
+        # Nor does a concrete one end a trace.
+        rows = jnp.eye(3)
+        assert eqx.filter_jit(lambda labels: fp.Embedding(rows, 2.0)(labels))(jnp.arange(3)).shape == (3, 3)
+
+    def test_examples_that_are_not_finite(self):
+        images = IMAGES.astype(np.float32)
+        images[0, 0] = np.nan
+        with pytest.raises(ValueError, match="`inputs`, or what `encoder` returns, has values that are not finite"):
+            fp.prototype_embedding(images, LABELS)

@@ -116,3 +116,63 @@ def test_second_derivatives_in_single_precision():
     wanted = -np.linalg.inv(COVARIANCE)
     for index in range(3):
         np.testing.assert_allclose(found[index, :, index], wanted, atol=1e-3 * np.abs(wanted).max())
+
+
+RANDOM = {
+    "SDE Euler": fp.SDEIntegrator(6),
+    "SDE Heun, more churn": fp.SDEIntegrator(6, churn=2.0, solver=dfx.Heun()),
+    "SDE ShARK": fp.SDEIntegrator(6, solver=dfx.ShARK()),
+    "SDE SlowRK": fp.SDEIntegrator(6, solver=dfx.SlowRK()),
+    "ancestral": fp.AncestralIntegrator(6, stochasticity=1.0),
+    "SDE, direct": fp.SDEIntegrator(6, adjoint=dfx.DirectAdjoint()),
+}
+
+
+@pytest.mark.parametrize("name", all_but(["SDE Euler", "SDE ShARK", "ancestral"], RANDOM))
+def test_random_samplers_have_gradients(name, key, x64):
+    """In the start and in the parameters, at one key, against central differences: within 1e-6 of the largest."""
+    integrator, x = RANDOM[name], jnp.asarray(CONDITIONS[0])
+
+    @jax.jit
+    def end(matrix, z):
+        flow = fp.fm_flow(Denoiser(matrix), shape=(2,))
+        return jnp.sum(jnp.sin(fp.solve(flow, z, x, t1=0.9, integrator=integrator, key=key).ys))
+
+    arguments = [jnp.asarray(MATRIX), jnp.asarray(POINTS[0])]
+    found = jax.jit(jax.grad(end, argnums=(0, 1)))(*arguments)
+    step = 1e-5
+    for index, argument in enumerate(arguments):
+        differences = []
+        for unit in np.eye(argument.size).reshape(-1, *argument.shape):
+            ends = [end(*arguments[:index], argument + s * unit, *arguments[index + 1 :]) for s in (step, -step)]
+            differences.append(float(ends[0] - ends[1]) / (2 * step))
+        differences = np.reshape(differences, argument.shape)
+        np.testing.assert_allclose(found[index], differences, atol=1e-6 * np.abs(differences).max())
+
+
+def test_gradients_of_random_samples_in_a_batch(key):
+    """Each example has its own gradient: of their mean, a share each. In single precision."""
+    flow, integrator = fp.fm_flow(Linear(0.3 * jnp.asarray(MATRIX, jnp.float32)), shape=(2,)), fp.SDEIntegrator(8)
+
+    @eqx.filter_jit
+    @eqx.filter_grad
+    def gradient(flow, keys):
+        def one(key):
+            return fp.solve(flow, jnp.ones(2), integrator=integrator, key=key, t1=0.9).ys
+
+        return jnp.mean(jax.vmap(one)(keys))
+
+    keys = jax.random.split(key, 3)
+    each = jnp.stack([gradient(flow, keys[index : index + 1]).network.matrix for index in range(3)])
+    np.testing.assert_allclose(gradient(flow, keys).network.matrix, each.mean(axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("derivative", [jax.jacfwd, jax.hessian])
+def test_forward_mode_names_its_remedy(derivative):
+    flow, z = fp.fm_flow(Linear(0.3 * jnp.asarray(MATRIX, jnp.float32)), shape=(2,)), jnp.ones(2)
+    with pytest.raises(TypeError, match=r"fp\.ODEIntegrator\(adjoint=dfx\.DirectAdjoint\(\)\)"):
+        derivative(lambda z: jnp.sum(fp.solve(flow, z).ys ** 2))(z)
+    ode = fp.ODEIntegrator(adjoint=dfx.DirectAdjoint(), max_steps=64)
+    found = jax.hessian(lambda z: jnp.sum(fp.solve(flow, z, integrator=ode).ys ** 2))(z)
+    end = jax.scipy.linalg.expm(0.3 * jnp.asarray(MATRIX, jnp.float32))
+    np.testing.assert_allclose(found, 2 * end.T @ end, atol=1e-3)

@@ -292,3 +292,52 @@ class TestCoverageCurve:
             plot.coverage_curve({})
         with pytest.raises(ValueError, match=r"`curves` has for 'FM' arrays of shapes \[\(3,\), \(2,\), \(3,\)\]"):
             plot.coverage_curve({"FM": [np.ones(3), np.ones(2), np.ones(3)]})
+
+
+class TestValues:
+    """What is not finite is counted and named, before anything is computed; any type of floats serves."""
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf])
+    def test_of_samples_that_are_not_finite(self, bad, key):
+        good = normal(0, 6, 2)
+        wrong = np.where(np.arange(6)[:, None] == 2, bad, good).astype(np.float32)
+        flow, one = linear_flow(np.eye(2)), "has 1 points that are not finite"
+        calls = {
+            "`b`": [
+                lambda: metrics.mmd(good, jnp.asarray(wrong)),
+                lambda: metrics.sliced_wasserstein(good, wrong, key=key),
+                lambda: metrics.wasserstein(good, wrong),
+                lambda: metrics.classifier_two_sample_test(good, wrong, key=key),
+            ],
+            "`z0`": [lambda: metrics.path_energy(flow, wrong)],
+            "`z1`": [lambda: metrics.normalised_path_energy(flow, good, wrong)],
+        }
+        for name, functions in calls.items():
+            for function in functions:
+                with pytest.raises(ValueError, match=f"{name} {one}"):
+                    function()
+        with pytest.raises(ValueError, match="`bandwidths` is"):
+            metrics.mmd(good, good, bandwidths=[bad])
+
+    def test_of_weights_that_are_not_finite(self):
+        zeros, low = jnp.zeros(3), jnp.full(3, -jnp.inf)
+        for log_target, log_prob, message in (
+            (low, zeros, "`log_target` is -inf at every sample"),
+            (zeros.at[0].set(jnp.nan), zeros, "`log_target` holds 1 numbers"),
+            (zeros, low, "`log_prob` holds 3 numbers"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                fp.importance_weights(log_target, log_prob)
+
+    @pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16, np.float64])
+    def test_of_any_type(self, dtype, key):
+        """Small integers are the same in every type."""
+        a, b = np.random.default_rng(0).integers(-4, 5, (2, 12, 2)).astype(np.float32)
+        for metric in (
+            metrics.mmd,
+            metrics.wasserstein,
+            lambda a, b: metrics.sliced_wasserstein(a, b, key=key),
+        ):
+            wanted = float(metric(a, b))
+            assert float(metric(a.astype(dtype), jnp.asarray(b))) == pytest.approx(wanted, rel=1e-5)
+            assert float(metric(a.astype(dtype), b.astype(dtype))) == pytest.approx(wanted, rel=1e-5)

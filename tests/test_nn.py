@@ -165,8 +165,11 @@ class TestTimeFeatures:
         ("arguments", "message"),
         [
             ((0,), "`num_frequencies` is 0"),
-            ((2, 0.0, 1.0), "`min_frequency` and `max_frequency` are"),
-            ((2, 2.0, 1.0), "`min_frequency` and `max_frequency` are"),
+            ((2, 0.0, 1.0), "`min_frequency` is 0.0"),
+            ((2, np.nan, 1.0), "`min_frequency` is nan"),
+            ((2, 2.0, 1.0), "`max_frequency` is 1.0: .* at least `min_frequency`, 2.0"),
+            ((2, 2.0, np.inf), "`max_frequency` is inf"),
+            ((2, 2.0, np.nan), "`max_frequency` is nan"),
         ],
     )
     def test_ranges_that_do_not_rise_are_refused(self, arguments, message):
@@ -198,6 +201,11 @@ class TestFourierFeatures:
     def test_sizes_that_are_not_positive_are_refused(self, sizes, name):
         with pytest.raises(ValueError, match=f"`{name}` is 0"):
             nn.FourierFeatures(*sizes, key=KEY)
+
+    @pytest.mark.parametrize("scale", [0, -1.0, np.nan, np.inf])
+    def test_a_scale_that_is_not_positive_is_refused(self, scale):
+        with pytest.raises(ValueError, match=f"`scale` is {scale}"):
+            nn.FourierFeatures(2, 3, scale=scale, key=KEY)
 
 
 class TestPositionalFeatures:

@@ -76,9 +76,17 @@ class TestGroupNorm:
         with pytest.raises(ValueError, match=f"`{name}` is"):
             nn.GroupNorm(*arguments)
 
-    def test_an_eps_of_zero_is_refused(self):
-        with pytest.raises(ValueError, match="`eps` is 0"):
-            nn.GroupNorm(4, 2, eps=0)
+    @pytest.mark.parametrize("eps", [0, -1e-5, np.nan, np.inf])
+    def test_an_eps_that_is_not_positive_is_refused(self, eps):
+        with pytest.raises(ValueError, match=f"`eps` is {eps}"):
+            nn.GroupNorm(4, 2, eps=eps)
+
+    @pytest.mark.parametrize("gain", [np.nan, np.inf])
+    def test_a_gain_that_is_not_finite_is_refused(self, gain):
+        with pytest.raises(ValueError, match=f"`gain` is {gain}"):
+            nn.GroupNorm(4, 2, gain=gain)
+        with pytest.raises(ValueError, match=f"`gain` is {gain}"):
+            nn.Linear(4, 2, gain=gain, key=KEY)
 
 
 def normed_conv(image, layer):

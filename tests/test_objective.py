@@ -301,14 +301,15 @@ class TestRefusals:
         )
         assert isinstance(classifier.objective, fp.RegressionObjective)
 
-    @pytest.mark.parametrize("eta", [0, -0.1])
+    @pytest.mark.parametrize("eta", [0, -0.1, np.nan, np.inf])
     def test_a_weight_that_is_not_positive(self, eta):
         with pytest.raises(ValueError, match="`eta` is"):
             fp.ELBOObjective(eta=eta)
 
-    def test_a_negative_path_noise(self):
-        with pytest.raises(ValueError, match=r"`path_noise` is -0\.1"):
-            fp.FlowMatchingObjective(path_noise=-0.1)
+    @pytest.mark.parametrize("noise", [-0.1, np.nan, np.inf])
+    def test_a_path_noise_that_is_no_standard_deviation(self, noise):
+        with pytest.raises(ValueError, match="`path_noise` is"):
+            fp.FlowMatchingObjective(path_noise=noise)
 
     def test_a_path_noise_on_a_path_that_is_not_straight(self):
         with pytest.raises(ValueError, match=r"`path_noise` of the objective is 0.1 .* a VPPath"):

@@ -20,14 +20,20 @@ HOUSE = [
     "_types",
     "_batch",
     "_rows",
+    "_draws",
     "_frozen",
     "_transform",
     "_network",
     "_schedule",
+    "_unbounded_schedules",
+    "_span",
     "_path",
+    "_affine_path",
     "_prediction",
+    "_time_sampling",
     "_weighting",
     "_source",
+    "_assignment",
     "_coupling",
     "_flow",
     "_constructors",
@@ -42,18 +48,27 @@ HOUSE = [
     "_log_prob",
     "_log_prob_estimate",
     "_sample_log_prob",
+    "_distribution",
     "_importance",
     "_bits_per_dim",
     "_class_log_prob",
     "_maximum_likelihood",
+    "_labelled",
     "_embedding",
+    "_prototypes",
     "_readout",
     "_objective",
+    "_label_loss",
     "_classifier",
     "_regressor",
     "_local",
+    "_stacked",
     "_discrete",
     "_reference",
+    "_data",
+    "_loss",
+    "_optimiser",
+    "_trainer",
     "_train",
     "_checkpoint",
 ]
@@ -203,6 +218,7 @@ CONTRACT = """
     Flow fm_flow ct_flow df_flow ODEIntegrator SDEIntegrator ExactDivergence HutchinsonDivergence
     sample log_prob solve function_evaluations one_hot_embedding learned_embedding orthogonal_embedding
     prototype_embedding Classifier NoPropDT Frozen
+    Standardise Whiten Bounded Positive Circular Chain Dequantise
     fit save load nn data metrics conformance plot
 """
 

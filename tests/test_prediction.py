@@ -12,7 +12,8 @@ from flowprop._path import derivative
 
 MATRIX = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
 Z0, Z1 = np.array([0.7, -1.2]), np.array([0.4, 0.9])
-each_pair = pytest.mark.parametrize("pair", exact.PAIRS)
+PAIRS = exact.PAIRS | exact.MORE_PAIRS
+each_pair = pytest.mark.parametrize("pair", PAIRS)
 
 
 def truthful_output(path, prediction, t, z0, z1):
@@ -31,7 +32,7 @@ def truthful_output(path, prediction, t, z0, z1):
 
 @each_pair
 def test_nothing_is_lost_inside_the_span(pair, x64):
-    path, prediction = exact.PAIRS[pair]()
+    path, prediction = PAIRS[pair]()
     z0, z1 = jnp.asarray(Z0), jnp.asarray(Z1)
     for t in np.linspace(*prediction.span(path), 21):
         output = truthful_output(path, prediction, t, z0, z1)
@@ -47,7 +48,7 @@ def test_nothing_is_lost_inside_the_span(pair, x64):
 @each_pair
 def test_everything_is_finite_over_the_whole_span(pair):
     """In single precision, ends included, for any output; the score wherever there is noise."""
-    path, prediction = exact.PAIRS[pair]()
+    path, prediction = PAIRS[pair]()
     flow = fp.Flow(lambda t, z, x: jnp.ones_like(z), path, prediction, shape=(2,))
     z = jnp.array([0.3, -0.8])
     times = np.linspace(*flow.span, 21)
@@ -60,7 +61,7 @@ def test_everything_is_finite_over_the_whole_span(pair):
 
 @each_pair
 def test_outside_of_the_span_it_says_so(pair):
-    path, prediction = exact.PAIRS[pair]()
+    path, prediction = PAIRS[pair]()
     flow = fp.Flow(lambda t, z, x: z, path, prediction, shape=(2,))
     start, end = flow.span
     z = jnp.ones(2)

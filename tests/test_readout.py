@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import flowprop as fp
+from flowprop._readout import smallest_gap
 
 
 ROWS = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 5.0]])
@@ -37,6 +38,66 @@ class TestAll:
     def test_a_point_of_another_shape_is_refused(self, make, key):
         with pytest.raises(Exception, match="matrix"):
             make((2,), key)(jnp.zeros(3), jnp.asarray(ROWS, jnp.float32))
+
+
+def by_differences(z, matrix, scale=0.2):
+    """The radial readout as it reads, in NumPy's float64."""
+    z, matrix = np.ravel(z), np.reshape(matrix, (len(matrix), -1))
+    gaps = np.stack([np.sum((row - matrix) ** 2, axis=1) for row in matrix])
+    nearest = np.min(gaps[gaps > np.finfo(float).eps * gaps.max()])
+    logits = -np.sum((z - matrix) ** 2, axis=1) / (2 * scale**2 * nearest)
+    return logits - np.max(logits) - np.log(np.sum(np.exp(logits - np.max(logits))))
+
+
+RNG = np.random.default_rng(5)
+CLOUD = RNG.normal(size=(150, 60))
+# So many embeddings that their distances are found by a product of matrices.
+MANY = {
+    "a cloud": CLOUD,
+    "far from the origin": CLOUD + 100,
+    "one-hot": np.eye(150),
+    "images": CLOUD.reshape(150, 5, 4, 3),
+    "two that coincide": np.concatenate([CLOUD[:-1], CLOUD[:1]]),
+    "two that nearly do": np.concatenate([CLOUD[:-1], CLOUD[:1] + 1e-6]),
+    "all of three": CLOUD[np.arange(150) % 3],
+}
+
+
+class TestManyClasses:
+    @pytest.mark.parametrize("name", MANY)
+    def test_are_as_by_all_differences(self, name, x64):
+        matrix = MANY[name]
+        z = matrix[3] + 0.1 * RNG.normal(size=matrix.shape[1:])
+        found = fp.RadialReadout()(jnp.asarray(z), jnp.asarray(matrix))
+        np.testing.assert_allclose(found, by_differences(z, matrix), rtol=1e-9, atol=1e-9)
+
+    @pytest.mark.parametrize("name", ["a cloud", "far from the origin", "one-hot", "two that coincide"])
+    def test_in_single_precision(self, name):
+        matrix = MANY[name].astype(np.float32)
+        found = smallest_gap(jnp.asarray(matrix))
+        gaps = np.stack([np.sum((row.astype(float) - matrix) ** 2, axis=1) for row in matrix])
+        assert float(found) == pytest.approx(np.min(gaps[gaps > 1e-6 * np.max(gaps)]), rel=3e-6)
+
+    def test_all_in_one_place(self):
+        found = fp.RadialReadout()(jnp.ones(60), jnp.ones((150, 60)))
+        np.testing.assert_allclose(np.exp(found), np.full(150, 1 / 150), rtol=1e-5)
+
+    def test_have_the_gradient_of_gaussians_of_fixed_scale(self, x64):
+        matrix, z = jnp.asarray(MANY["a cloud"]), jnp.asarray(CLOUD[3] + 1)
+        scale = 0.2**2 * float(smallest_gap(matrix))
+
+        def plain(rows):
+            return jax.nn.log_softmax(-jnp.sum((z[None] - rows) ** 2, axis=1) / (2 * scale))[3]
+
+        found = jax.grad(lambda rows: fp.RadialReadout()(z, rows)[3])(matrix)
+        np.testing.assert_allclose(found, jax.grad(plain)(matrix), rtol=1e-8, atol=1e-12)
+
+    def test_do_not_take_all_differences(self):
+        """Of 2000 classes these would be 8 GB in number, and minutes of work."""
+        read = jax.jit(jax.vmap(fp.RadialReadout(), in_axes=(0, None)))
+        cost = read.lower(jnp.zeros((4, 500)), jnp.eye(500)).compile().cost_analysis()
+        # The product counts 2 K^3 and the branch that is not taken here another 3 K^3; distances to `z` are 12 K^2.
+        assert cost["flops"] < 7 * 500**3
 
 
 class TestRadialReadout:
@@ -147,3 +208,9 @@ class TestLinearReadout:
     def test_sizes_that_do_not_fit_are_refused(self, make, message, key):
         with pytest.raises(ValueError, match=message):
             make(key)
+
+
+@pytest.mark.parametrize("scale", [0, -1, np.nan, np.inf])
+def test_a_scale_that_is_not_positive_and_finite_is_refused(scale):
+    with pytest.raises(ValueError, match="`scale` is"):
+        fp.RadialReadout(scale)

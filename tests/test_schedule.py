@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 
 import flowprop as fp
 from flowprop._schedule import with_fixed_ends, with_fixed_shape
@@ -31,12 +33,28 @@ SCHEDULES = {
     "cosine": (fp.CosineNoiseSchedule, lambda t: 0.01 + 0.98 * np.sin(np.pi * t / 2)),
     "sigmoid, default": (fp.SigmoidNoiseSchedule, lambda t: 1 / (1 + np.exp(-13.0 * (t - 0.5)))),
     "sigmoid, 4": (lambda: fp.SigmoidNoiseSchedule(4), lambda t: 1 / (1 + np.exp(-4.0 * (t - 0.5)))),
+    "exponential": (fp.ExponentialNoiseSchedule, lambda t: np.exp(-10 * (1 - t))),
+    "quadratic": (
+        fp.QuadraticNoiseSchedule,
+        # The integral of (a + b s)^2 from 0 to 1 - t is a difference of cubes.
+        lambda t: np.exp(-(((0.1**0.5 + (20**0.5 - 0.1**0.5) * (1 - t)) ** 3) - 0.1**1.5) / (3 * (20**0.5 - 0.1**0.5))),
+    ),
+    "cauchy": (
+        lambda: fp.CauchyNoiseSchedule(0.3, 0.02),
+        lambda t: scipy.special.expit(scipy.stats.cauchy.ppf(t, 0.3, 0.02)),
+    ),
+    "laplace": (
+        lambda: fp.LaplaceNoiseSchedule(1, 0.5),
+        lambda t: scipy.special.expit(scipy.stats.laplace.ppf(t, 1, 0.5)),
+    ),
     "learnable": (learnable, None),
     "learnable, deep": (lambda: learnable((4, 4, 4), (-7.5, 2)), None),
     "learnable, with its ends": (lambda: learnable(trainable_ends=True), None),
 }
 CLOSED = {name: pair for name, pair in SCHEDULES.items() if pair[1] is not None}
 TIMES = np.linspace(0.0, 1.0, 101)
+# Some schedules are infinite at an end.
+INSIDE = TIMES[1:-1]
 
 # Compiled once a shape; op by op a network takes seconds to compile.
 gamma_at = eqx.filter_jit(lambda schedule, t: schedule.gamma(t))
@@ -48,15 +66,15 @@ closed_schedules = pytest.mark.parametrize(("make", "share"), CLOSED.values(), i
 
 @closed_schedules
 def test_gamma_is_the_log_snr_of_the_closed_form(make, share, x64):
-    wanted = np.log(share(TIMES)) - np.log(1 - share(TIMES))
+    wanted = np.log(share(INSIDE)) - np.log(1 - share(INSIDE))
     # The logit of 1 - 1e-2 amplifies rounding a hundredfold.
-    np.testing.assert_allclose(gamma_at(make(), jnp.asarray(TIMES)), wanted, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(gamma_at(make(), jnp.asarray(INSIDE)), wanted, rtol=1e-12, atol=1e-12)
 
 
 @closed_schedules
 def test_gamma_in_single_precision(make, share):
-    wanted = np.log(share(TIMES)) - np.log(1 - share(TIMES))
-    gamma = gamma_at(make(), jnp.asarray(TIMES, jnp.float32))
+    wanted = np.log(share(INSIDE)) - np.log(1 - share(INSIDE))
+    gamma = gamma_at(make(), jnp.asarray(INSIDE, jnp.float32))
     assert gamma.dtype == jnp.float32
     # 100 roundings of 6e-8, over a logit of slope 100 at its ends.
     np.testing.assert_allclose(gamma, wanted, atol=2e-5)
@@ -81,14 +99,14 @@ def test_end_points(make, ends):
 
 @every_schedule
 def test_gamma_rises(make, x64):
-    gamma = np.asarray(gamma_at(make(), jnp.asarray(TIMES)))
+    gamma = np.asarray(gamma_at(make(), jnp.asarray(INSIDE)))
     assert np.all(np.diff(gamma) > 0)
 
 
 @every_schedule
 def test_scalars_vectors_and_transformations_agree(make):
     schedule = make()
-    times = jnp.asarray(TIMES[::10], jnp.float32)
+    times = jnp.asarray(TIMES[5:100:9], jnp.float32)
     one_by_one = np.stack([gamma_at(schedule, t) for t in times])
     assert one_by_one.shape == (11,)
     # Sums of up to 64 terms may be taken in another order.
@@ -96,8 +114,8 @@ def test_scalars_vectors_and_transformations_agree(make):
     np.testing.assert_allclose(gamma_at(schedule, times), one_by_one, **agrees)
     np.testing.assert_allclose(jax.jit(jax.vmap(schedule.gamma))(times), one_by_one, **agrees)
     np.testing.assert_allclose(gamma_at(schedule, times.reshape(11, 1)), one_by_one[:, None], **agrees)
-    np.testing.assert_allclose(schedule.gamma(0.3), one_by_one[3], **agrees)
-    assert schedule.gamma(0.3).shape == ()
+    np.testing.assert_allclose(schedule.gamma(TIMES[32]), one_by_one[3], **agrees)
+    assert schedule.gamma(TIMES[32]).shape == ()
 
 
 @every_schedule
@@ -197,7 +215,27 @@ class TestLearnable:
             fp.LearnableNoiseSchedule(dims, key=key)
 
 
-@pytest.mark.parametrize("scale", [0.0, -3])
-def test_a_scale_that_is_not_positive_is_refused(scale):
-    with pytest.raises(ValueError, match="`scale` is"):
-        fp.SigmoidNoiseSchedule(scale)
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: fp.SigmoidNoiseSchedule(0.0), "scale"),
+        (lambda: fp.SigmoidNoiseSchedule(-3), "scale"),
+        (lambda: fp.SigmoidNoiseSchedule(np.nan), "scale"),
+        (lambda: fp.CauchyNoiseSchedule(np.inf), "mean"),
+        (lambda: fp.CauchyNoiseSchedule(0, 0), "scale"),
+        (lambda: fp.LaplaceNoiseSchedule(np.nan), "mean"),
+        (lambda: fp.LaplaceNoiseSchedule(scale=-1.0), "scale"),
+        (lambda: fp.ExponentialNoiseSchedule(0), "rate"),
+        (lambda: fp.QuadraticNoiseSchedule(0), "beta_min"),
+        (lambda: fp.QuadraticNoiseSchedule(3, 2), "beta_max"),
+    ],
+)
+def test_numbers_out_of_their_range_are_refused(make, name):
+    with pytest.raises(ValueError, match=f"`{name}` is"):
+        make()
+
+
+def test_numbers_may_be_scalars_of_numpy_or_jax():
+    for scale in (np.float32(4), np.int64(4), jnp.asarray(4.0)):
+        assert fp.SigmoidNoiseSchedule(scale) == fp.SigmoidNoiseSchedule(4.0)
+        assert isinstance(fp.LaplaceNoiseSchedule(0, scale).scale, float | int)

@@ -311,9 +311,9 @@ TABLE = {
     "Regressor.predict, batch_size": (lambda: regressor().predict(points(4, 2), key=KEY, batch_size=0), "batch_size"),
     # Training and checkpoints.
     "fit, model": (lambda: fit(Zero()), "model"),
-    "fit, a bare array": (lambda: fit(data=points(4, 2)), "data"),
-    "fit, lists": (lambda: fit(data=([[1.0, 2.0]],)), "data"),
-    "fit, lengths": (lambda: fit(data=(points(4, 2), points(3, 1))), "data"),
+    "fit, a dict": (lambda: fit(data={"z1": points(4, 2)}), "data"),
+    "fit, lists": (lambda: fit(data=([[1.0, 2.0]],)), "data[0]"),
+    "fit, lengths": (lambda: fit(data=(points(4, 2), points(3, 1))), "data[1]"),
     "fit, optimiser": (lambda: fit(optimiser="adam"), "optimiser"),
     "fit, steps": (lambda: fit(steps=10.0), "steps"),
     "fit, batch_size": (lambda: fit(batch_size=5), "batch_size"),

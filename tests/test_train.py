@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import flowprop as fp
-from flowprop._train import Trainer
+from flowprop._trainer import Trainer
 
 
 class Regression(eqx.Module):
@@ -75,7 +75,7 @@ def trajectory(**kwargs):
         return {}
 
     fit(evaluate=evaluate, evaluate_every=1, **kwargs)
-    return np.stack(seen)
+    return np.stack(seen[1:])
 
 
 class TestReproducibility:
@@ -100,12 +100,14 @@ class TestReproducibility:
 
     @pytest.mark.parametrize("augmented", [False, True])
     def test_equals_a_loop_by_hand(self, augmented):
-        """The order and keys as `fit` draws them, all else written out."""
+        """The order and keys as `fit` draws them, the rest written out."""
+        bits = [np.asarray(leaf).view(np.uint32) for leaf in jax.tree.leaves(regression())]
+        drawn = jax.random.fold_in(KEY, np.concatenate(bits).sum(dtype=np.uint32))
         optimiser, model, order, losses = optax.adam(0.05), regression(), None, []
         state = optimiser.init(model)
         step = jax.jit(jax.value_and_grad(lambda model, x, y, key: model.loss(x, y, key=key)))
         for i in range(30):
-            key_order, key_loss, key_augment = jax.random.split(jax.random.fold_in(KEY, i), 3)
+            key_order, key_loss, key_augment = jax.random.split(jax.random.fold_in(drawn, i), 3)
             if i % 3 == 0:
                 order = np.asarray(jax.random.permutation(key_order, 20))
             rows = order[6 * (i % 3) : 6 * (i % 3) + 6]
@@ -151,7 +153,7 @@ class TestOrder:
 
         data = (np.arange(10),)
         fit(Visits(jnp.zeros(10)), data, optax.sgd(1.0), steps=4, batch_size=5, evaluate=evaluate, evaluate_every=1)
-        first, second = np.flatnonzero(seen[0]), np.flatnonzero(seen[2] - seen[1])
+        first, second = np.flatnonzero(seen[1]), np.flatnonzero(seen[3] - seen[2])
         assert len(first) == len(second) == 5
         assert list(first) != list(range(5))
         assert list(first) != list(second)
@@ -249,8 +251,8 @@ class TestTheCallersModel:
         kept = []
         fit(steps=6, evaluate=lambda model: kept.append(model) or {}, evaluate_every=2)
         values = [np.asarray(model.weight) for model in kept]
-        assert len(values) == 3
-        assert np.all(values[0] != values[2])
+        assert len(values) == 4
+        assert np.all(values[1] != values[3])
 
 
 class TestHistory:
@@ -263,7 +265,7 @@ class TestHistory:
 
     @pytest.mark.parametrize(
         ("every", "steps_per_call", "wanted"),
-        [(None, None, [10]), (4, 3, [4, 8, 10]), (5, 1, [5, 10])],
+        [(None, None, [0, 10]), (4, 3, [0, 4, 8, 10]), (5, 1, [0, 5, 10])],
     )
     def test_with_evaluation(self, every, steps_per_call, wanted):
         calls = []
@@ -278,41 +280,6 @@ class TestHistory:
         np.testing.assert_array_equal(history["count"], np.arange(1, len(wanted) + 1))
         np.testing.assert_array_equal(history["first"], calls)
         assert history["loss"].shape == (10,)
-
-    def test_an_evaluation_may_not_take_the_losses_name(self):
-        with pytest.raises(ValueError, match=r"`evaluate` returned \['loss'\]"):
-            fit(steps=2, evaluate=lambda model: {"loss": 1.0})
-
-
-class TestOptimisers:
-    def test_one_that_needs_the_value(self):
-        """Steps of 0.3 bounce about the minimum of `|w|` for ever; halved on a plateau they come to rest."""
-
-        class Distance(eqx.Module):
-            weight: jax.Array
-
-            def loss(self, rows, *, key):
-                return jnp.abs(self.weight)
-
-        model, data = Distance(jnp.ones(())), (np.zeros(1),)
-        plateau = optax.contrib.reduce_on_plateau(factor=0.5, patience=2)
-        settled, _ = fit(model, data, optax.chain(optax.sgd(0.3), plateau), steps=150, batch_size=1)
-        bouncing, _ = fit(model, data, optax.sgd(0.3), steps=150, batch_size=1)
-        assert abs(float(settled.weight)) < 0.01 < 0.09 < abs(float(bouncing.weight))
-
-    def test_one_with_a_schedule(self):
-        """Rate 0 from the third step on."""
-        rates = optax.piecewise_constant_schedule(0.1, {2: 0.0})
-        weights = trajectory(optimiser=optax.sgd(rates), steps=5)
-        assert np.all(weights[0] != weights[1])
-        np.testing.assert_array_equal(weights[1:], np.broadcast_to(weights[1], (4, 3)))
-
-    def test_one_with_masks_over_the_tree_of_parameters(self):
-        labels = Regression("train", "freeze")
-        optimiser = optax.multi_transform({"train": optax.adam(0.1), "freeze": optax.set_to_zero()}, labels)
-        found, _ = fit(optimiser=optimiser)
-        assert float(found.bias[0]) == 0.0
-        assert np.min(np.abs(found.weight)) > 0.1
 
 
 class TestStepsPerCall:
@@ -378,9 +345,9 @@ class TestLossesThatAreNotFinite:
 
 
 def test_no_more_than_one_call_waits_for_the_device(monkeypatch):
-    """A progress bar, an interruption and a loss that is not finite would else come minutes late."""
-    calls, call = [], fp._train.Trainer.__call__
-    monkeypatch.setattr(fp._train.Trainer, "__call__", lambda self, count: calls.append(count) or call(self, count))
+    """Otherwise a progress bar, an interruption and a loss that is not finite would come minutes late."""
+    calls, call = [], Trainer.__call__
+    monkeypatch.setattr(Trainer, "__call__", lambda self, s, count: calls.append(count) or call(self, s, count))
 
     class Broken(eqx.Module):
         weight: jax.Array
@@ -403,10 +370,6 @@ def test_labels_out_of_range_are_found_in_the_loss():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"data": ()}, "`data` has arrays of shapes"),
-        ({"data": (X, Y[:5])}, r"`data` has arrays of shapes \[\(20, 3\), \(5,\)\]"),
-        ({"data": (1.0, 2.0)}, "`data` has arrays of shapes"),
-        ({"data": (X[:0], Y[:0])}, "`data` has arrays of shapes"),
         ({"batch_size": 0}, "`batch_size` is 0"),
         ({"batch_size": 21}, "`batch_size` is 21 where `data` has 20 examples"),
         ({"steps": 0}, "`steps` is 0"),
@@ -415,6 +378,7 @@ def test_labels_out_of_range_are_found_in_the_loss():
         ({"ema": 0.0}, "`ema` is 0.0"),
         ({"ema": 1}, "`ema` is 1"),
         ({"ema": math.nan}, "`ema` is nan"),
+        ({"ema": np.float32(1)}, "`ema` is 1"),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(arguments, message):

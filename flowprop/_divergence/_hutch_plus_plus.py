@@ -1,5 +1,7 @@
 """Hutch++."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
@@ -28,11 +30,18 @@ class HutchPlusPlusDivergence(AbstractDivergence):
     **Raises:** `ValueError` if `num_products` is not a positive multiple of 3, or leaves no rest.
     """
 
+    is_exact: ClassVar[bool] = False
+
     num_products: int = 6
 
     def __check_init__(self) -> None:
         if self.num_products < 3 or self.num_products % 3:
             raise ValueError(f"`num_products` is {self.num_products}: Hutch++ needs a positive multiple of 3")
+
+    @property
+    def max_products(self) -> int:
+        """One third of them: those for the basis, on it, and for the rest follow one another."""
+        return self.num_products // 3
 
     def draw(self, z: Point, *, key: PRNGKey | None) -> Probes:
         if self.num_products // 3 >= z.size:

@@ -1,5 +1,7 @@
 """Hutchinson's estimator."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
@@ -23,11 +25,18 @@ class HutchinsonDivergence(AbstractDivergence):
     **Raises:** `ValueError` if `num_probes` is not positive.
     """
 
+    is_exact: ClassVar[bool] = False
+
     num_probes: int = 1
     distribution: AbstractProbes = RademacherProbes()
 
     def __check_init__(self) -> None:
         check_positive(num_probes=self.num_probes)
+
+    @property
+    def max_products(self) -> int:
+        """All of them."""
+        return self.num_probes
 
     def draw(self, z: Point, *, key: PRNGKey | None) -> Probes:
         return self.distribution.sample(self.num_probes, z, key=required(key))

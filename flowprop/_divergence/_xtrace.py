@@ -1,5 +1,7 @@
 """XTrace."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 
@@ -26,11 +28,18 @@ class XTraceDivergence(AbstractDivergence):
     **Raises:** `ValueError` if `num_products` is not even, below 4, or leaves no rest.
     """
 
+    is_exact: ClassVar[bool] = False
+
     num_products: int = 6
 
     def __check_init__(self) -> None:
         if self.num_products < 4 or self.num_products % 2:
             raise ValueError(f"`num_products` is {self.num_products}: XTrace needs an even number, 4 at least")
+
+    @property
+    def max_products(self) -> int:
+        """One half of them: those for the basis follow those for the probes."""
+        return self.num_products // 2
 
     def draw(self, z: Point, *, key: PRNGKey | None) -> Probes:
         if self.num_products // 2 > z.size:

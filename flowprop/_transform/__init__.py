@@ -1,6 +1,6 @@
 """Transforms: invertible maps from data in the user's units to the coordinates of a flow."""
 
-from .bijection import as_transform as as_transform
+from .bijection import Bijection as Bijection, as_transform as as_transform
 from .bounded import Bounded as Bounded
 from .chain import Chain as Chain
 from .circular import Circular as Circular

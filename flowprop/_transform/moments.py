@@ -55,8 +55,8 @@ def moments(points: Numbers) -> Moments:
     constant = (low == high) | (std < rounding)
     if constant.any():
         raise ValueError(
-            f"`points` is constant, or varies only by rounding, in {name_entries(constant)}: a density needs columns "
-            "that vary; drop these columns, or add noise to them"
+            f"`points` is constant, or varies only by rounding, in {name_entries(constant)}: drop these columns, add "
+            "noise to them, or give `Standardise(mean, std)` standard deviations of your own"
         )
     return Moments(points, mean, std, rounding)
 

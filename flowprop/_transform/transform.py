@@ -141,6 +141,11 @@ class AbstractTransform(eqx.Module):
         - `name`: of the argument that holds the transform.
         - `shape`: of one example.
         """
+        if self.shape is not None and not _fits(shape, self.shape):
+            raise ValueError(
+                f"`{name}` is for examples of shape {self.shape} where the flow's `shape` is {shape}: make it for that "
+                "shape"
+            )
         one = jax.ShapeDtypeStruct(shape, jnp.float32)
         z, log_det = jax.eval_shape(self.forward_and_log_det, one)
         if (z.shape, log_det.shape) != (shape, ()):
@@ -230,6 +235,10 @@ class IdentityTransform(AbstractBijectiveTransform):
     def requirements(self, data: np.ndarray) -> Iterator[Requirement]:
         """None."""
         yield from ()
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    return len(shape) == len(wanted) and all(b is None or a == b for a, b in zip(shape, wanted, strict=True))
 
 
 def log_sum_over_preimages(log_q: Float[Array, " preimages"], log_weights: Float[Array, " preimages"]) -> Scalar:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from .._frozen import Frozen
 from .._types import Scalar, check_shape
 from .moments import moments
-from .parameters import Data, Numbers, as_floats, freeze, freeze_in_two, name_entries, parameter, widen
+from .parameters import Data, Numbers, as_floats, as_numbers, freeze, freeze_in_two, name_entries, parameter, widen
 from .transform import AbstractBijectiveTransform, Requirement, Shape
 
 
@@ -31,7 +31,7 @@ class Whiten(AbstractBijectiveTransform):
     rng = np.random.default_rng(0)
     points = rng.multivariate_normal([1.0, 300.0], [[1.0, 9.0], [9.0, 100.0]], size=1000)
     z = fp.Whiten.fit(points).forward(points)
-    print(np.cov(z.T))  # the identity, but for rounding
+    print(np.cov(z.T, ddof=0))  # the identity, but for rounding
     ```
 
     **Arguments:**
@@ -51,8 +51,8 @@ class Whiten(AbstractBijectiveTransform):
 
     def __init__(self, mean: Numbers, matrix: Numbers) -> None:
         remedy = "give the lower Cholesky factor, `numpy.linalg.cholesky(covariance)`, or `Whiten.fit(points)`"
-        mean = np.asarray(parameter("mean", mean, "give the data's mean, or `Whiten.fit(points)`"))
-        matrix = np.asarray(parameter("matrix", matrix, remedy))
+        mean = parameter("mean", as_numbers("mean", mean, "give the data's mean"), "give the data's mean")
+        matrix = parameter("matrix", as_numbers("matrix", matrix, remedy), remedy)
         if mean.ndim == 0:
             raise ValueError("`mean` is a number: give an array of the shape of one example")
         check_shape("matrix", matrix, (mean.size, mean.size), "a row and a column for each entry of `mean`")
@@ -60,7 +60,7 @@ class Whiten(AbstractBijectiveTransform):
             raise ValueError(f"`matrix` is not lower-triangular with a positive diagonal: {remedy}")
         scale = np.linalg.norm(matrix, axis=1)
         self.mean, self.mean_remainder = freeze_in_two(mean)
-        self.scale = freeze(np.asarray(parameter("matrix", scale, remedy, positive=True)))
+        self.scale = freeze(parameter("matrix", scale, remedy, positive=True))
         self.factor = freeze(matrix / scale[:, None])
 
     @classmethod

@@ -1,7 +1,6 @@
 """What every toy density can do: be sampled, be evaluated, and classify as well as can be done."""
 
 import abc
-import math
 
 import equinox as eqx
 import jax
@@ -9,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Int32
 
-from .._types import PRNGKey, checked
+from .._batch import in_batches
+from .._types import PRNGKey, check_number, checked
 
 
 #: Points evaluated at once: bounds the memory of a density that sums over hundreds of nodes for each point.
@@ -115,10 +115,9 @@ class AbstractDensity(eqx.Module):
         return jnp.argmax(_joint_log_prob(self, z), axis=-1).astype(jnp.int32)
 
 
-def check_positive(name: str, value: float) -> None:
+def check_positive_number(name: str, value: float) -> None:
     """Raise a `ValueError` unless `value` is positive and finite."""
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"`{name}` is {value} where a positive, finite number is needed")
+    check_number(name, value, above=0, remedy="give a positive, finite number")
 
 
 @eqx.filter_jit
@@ -128,16 +127,10 @@ def _sample(density: AbstractDensity, n: int, key: PRNGKey) -> tuple[Float[Array
     return density._draw(labels, point_key), labels
 
 
-# Without jit the loop would be compiled anew at each call. Equal chunks are compiled once, where `lax.map` with a
-# `batch_size` compiles the remainder apart.
+# Without jit the loop would be compiled anew at each call.
 @eqx.filter_jit
 def _each_point(density: AbstractDensity, points: Float[Array, "n dim"]) -> Float[Array, "n classes"]:
-    n = len(points)
-    num_chunks = max(1, math.ceil(n / _CHUNK))
-    size = math.ceil(n / num_chunks)
-    padded = jnp.pad(points, ((0, num_chunks * size - n), (0, 0))).reshape(num_chunks, size, density.dim)
-    values = jax.lax.map(jax.vmap(density._class_log_prob), padded)
-    return values.reshape(num_chunks * size, density.num_classes)[:n]
+    return in_batches(density._class_log_prob, (points,), _CHUNK)
 
 
 def _joint_log_prob(

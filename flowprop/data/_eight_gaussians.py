@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Int32
 
 from .._types import PRNGKey, checked
-from ._density import AbstractDensity, check_positive
+from ._density import AbstractDensity, check_positive_number
 
 
 class EightGaussians(AbstractDensity):
@@ -30,8 +30,8 @@ class EightGaussians(AbstractDensity):
     std: float = eqx.field(default=0.5 / math.sqrt(2), converter=float, static=True)
 
     def __check_init__(self) -> None:
-        check_positive("radius", self.radius)
-        check_positive("std", self.std)
+        check_positive_number("radius", self.radius)
+        check_positive_number("std", self.std)
 
     @property
     def dim(self) -> int:

@@ -40,6 +40,8 @@ class GaussianMixture(AbstractDensity):
         """
         mean, covariance = np.asarray(means, np.float64), np.asarray(covariances, np.float64)
         check_shape("means", mean, (None, None), "one row for each component")
+        if not np.all(np.isfinite(mean)):
+            raise ValueError("`means` holds values that are not finite: give each component a point")
         k, d = mean.shape
         check_shape("covariances", covariance, (k, d, d), "one matrix for each row of `means`")
         weight = np.ones(k) if weights is None else np.asarray(weights, np.float64)

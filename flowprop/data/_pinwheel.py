@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Int32
 
-from .._types import PRNGKey, checked
+from .._types import PRNGKey, check_positive, checked
 from ._density import AbstractDensity
 
 
@@ -44,8 +44,7 @@ class Pinwheel(AbstractDensity):
     num_arms: int = eqx.field(default=5, static=True)
 
     def __check_init__(self) -> None:
-        if self.num_arms < 1:
-            raise ValueError(f"`num_arms` is {self.num_arms} where a number of arms, 1 or more, is needed")
+        check_positive(num_arms=self.num_arms)
 
     @property
     def dim(self) -> int:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Int32
 
 from .._types import PRNGKey, checked
 from ._curve import fejer_rule, noisy_curve_log_prob, num_nodes
-from ._density import AbstractDensity, check_positive
+from ._density import AbstractDensity, check_positive_number
 
 
 _LENGTH = 1.5 * math.pi
@@ -35,7 +35,7 @@ class SCurve(AbstractDensity):
     noise: float = eqx.field(default=0.1, converter=float, static=True)
 
     def __check_init__(self) -> None:
-        check_positive("noise", self.noise)
+        check_positive_number("noise", self.noise)
 
     @property
     def dim(self) -> int:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Int32
 
 from .._types import PRNGKey, checked
 from ._curve import fejer_rule, noisy_curve_log_prob, num_nodes
-from ._density import AbstractDensity, check_positive
+from ._density import AbstractDensity, check_positive_number
 
 
 _TURN = 3 * math.pi
@@ -36,7 +36,7 @@ class Spirals(AbstractDensity):
     noise: float = eqx.field(default=0.1, converter=float, static=True)
 
     def __check_init__(self) -> None:
-        check_positive("noise", self.noise)
+        check_positive_number("noise", self.noise)
 
     @property
     def dim(self) -> int:

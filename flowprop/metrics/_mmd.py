@@ -1,5 +1,6 @@
 """The maximum mean discrepancy between two samples."""
 
+import math
 from collections.abc import Sequence
 
 import equinox as eqx
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._types import Real, Scalar, checked
-from ._samples import FirstSample, SecondSample, check_at_least
+from ._samples import FirstSample, SecondSample, arrays, check_at_least
 
 
 #: Points of each sample that the median heuristic looks at.
@@ -35,13 +36,13 @@ def mmd(a: FirstSample, b: SecondSample, *, bandwidths: Sequence[Real] | None = 
 
     **Returns:** a scalar without units.
 
-    **Raises:** `ValueError` if a sample has fewer than two points, or a bandwidth is not positive; a run-time error if
-    most points are the same, so that there is no median distance.
+    **Raises:** `ValueError` if a sample has fewer than two points or is not finite, or a bandwidth is not positive; a
+    run-time error if most points are the same, so that there is no median distance.
     """
     check_at_least(2, a=a, b=b)
-    if bandwidths is not None and not (len(bandwidths) > 0 and all(width > 0 for width in bandwidths)):
+    if bandwidths is not None and not (len(bandwidths) > 0 and all(0 < width < math.inf for width in bandwidths)):
         raise ValueError(f"`bandwidths` is {bandwidths}: give positive distances, or None for the median heuristic")
-    first, second = (jnp.asarray(sample).reshape(len(sample), -1) for sample in (a, b))
+    first, second = arrays(a, b)
     return _mmd(first, second, None if bandwidths is None else jnp.asarray(bandwidths, first.dtype))
 
 

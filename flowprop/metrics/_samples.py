@@ -1,7 +1,11 @@
 """The samples that are compared: their types, and what is wrong with one."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from .._types import is_traced
 
 
 #: Two samples of points of one shape, not necessarily of one size.
@@ -18,15 +22,28 @@ def check_at_least(size: int, **samples: Float[Array | np.ndarray, "..."]) -> No
             raise ValueError(f"`{name}` has {len(sample)} points where at least {size} are needed: draw more")
 
 
+def check_finite(**samples: Float[Array | np.ndarray, "..."]) -> None:
+    """Raise a `ValueError` unless each of the named samples is finite. Traced ones pass: they are not known."""
+    for name, sample in samples.items():
+        if is_traced(sample):
+            continue
+        finite = np.isfinite(np.asarray(sample)).reshape(len(sample), -1).all(axis=1)
+        if not finite.all():
+            bad = int(np.sum(~finite))
+            raise ValueError(f"`{name}` has {bad} points that are not finite: leave them out, or mend what made them")
+
+
 def matrices(a: FirstSample, b: SecondSample) -> tuple[FirstMatrix, SecondMatrix]:
     """Both samples with their points flattened, in double precision; neither empty, and finite."""
     check_at_least(1, a=a, b=b)
-    return _matrix("a", a), _matrix("b", b)
+    check_finite(a=a, b=b)
+    first, second = (np.asarray(sample, np.float64).reshape(len(sample), -1) for sample in (a, b))
+    return first, second
 
 
-def _matrix(name: str, sample: FirstSample) -> FirstMatrix:
-    points = np.asarray(sample, np.float64).reshape(len(sample), -1)
-    if not np.isfinite(points).all():
-        bad = int(np.sum(~np.isfinite(points).all(axis=1)))
-        raise ValueError(f"`{name}` has {bad} points that are not finite: leave them out, or mend what made them")
-    return points
+def arrays(a: FirstSample, b: SecondSample) -> tuple[Float[Array, "n dim"], Float[Array, "m dim"]]:
+    """Both samples with their points flattened, in one type of single precision or more; finite."""
+    check_finite(a=a, b=b)
+    dtype = jnp.result_type(jnp.float32, *(jax.dtypes.canonicalize_dtype(sample.dtype) for sample in (a, b)))
+    first, second = (jnp.asarray(sample, dtype).reshape(len(sample), -1) for sample in (a, b))
+    return first, second

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .._types import PRNGKey, Scalar, check_key, check_positive, checked
-from ._samples import FirstSample, SecondSample, check_at_least
+from ._samples import FirstSample, SecondSample, arrays, check_at_least
 
 
 #: For each piece of [0, 1] the step of a quantile function that it lies in.
@@ -36,12 +36,12 @@ def sliced_wasserstein(
 
     **Returns:** a scalar, in the units of the points.
 
-    **Raises:** `ValueError` if a sample is empty or `num_projections` not positive.
+    **Raises:** `ValueError` if a sample is empty or not finite, or `num_projections` is not positive.
     """
     check_key("key", key)
     check_positive(num_projections=num_projections)
     check_at_least(1, a=a, b=b)
-    first, second = (jnp.asarray(sample).reshape(len(sample), -1) for sample in (a, b))
+    first, second = arrays(a, b)
     return _sliced_wasserstein(first, second, num_projections, key)
 
 

@@ -54,7 +54,10 @@ class Conv(eqx.Module):
         check_shape("image", image, (None, None, self.kernel.shape[2]), "the layer's `in_channels` come last")
         strides = (self.stride, self.stride)
         layout = ("NHWC", "HWIO", "NHWC")
-        (out,) = jax.lax.conv_general_dilated(image[None], self.kernel, strides, "SAME", dimension_numbers=layout)
+        # Unlike a product of matrices, a convolution does not promote its arguments.
+        dtype = jnp.promote_types(image.dtype, self.kernel.dtype)
+        images, kernel = image[None].astype(dtype), self.kernel.astype(dtype)
+        (out,) = jax.lax.conv_general_dilated(images, kernel, strides, "SAME", dimension_numbers=layout)
         return out if self.bias is None else out + self.bias[None, None]
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from .._frozen import Frozen
-from .._types import PRNGKey, Real, check_key, check_positive, check_shape, checked
+from .._types import PRNGKey, Real, check_key, check_number, check_positive, check_shape, checked
 
 
 @checked
@@ -22,7 +22,7 @@ class SinusoidalFeatures(eqx.Module):
     - `num_frequencies`: how many.
     - `min_frequency`, `max_frequency`: in periods over [0, 1].
 
-    **Raises:** `ValueError` for fewer than one frequency or a range that is not positive and rising.
+    **Raises:** `ValueError` for fewer than one frequency, or a range that is not positive, finite and rising.
     """
 
     num_frequencies: int = eqx.field(static=True, default=8)
@@ -31,11 +31,13 @@ class SinusoidalFeatures(eqx.Module):
 
     def __check_init__(self) -> None:
         check_positive(num_frequencies=self.num_frequencies)
-        if not 0 < self.min_frequency <= self.max_frequency:
-            raise ValueError(
-                f"`min_frequency` and `max_frequency` are {self.min_frequency} and {self.max_frequency}: "
-                "give a positive, rising range"
-            )
+        check_number("min_frequency", self.min_frequency, above=0, remedy="give a positive, finite number")
+        check_number(
+            "max_frequency",
+            self.max_frequency,
+            at_least=self.min_frequency,
+            remedy=f"give a finite number that is at least `min_frequency`, {self.min_frequency}",
+        )
 
     @property
     def size(self) -> int:
@@ -61,7 +63,8 @@ class FourierFeatures(eqx.Module):
     - `scale`: standard deviation of the frequencies, in periods over a unit of `z`.
     - `key`: for `B`, which is not trained.
 
-    **Raises:** `ValueError` for a number that is not positive and, when called, for a vector of another size.
+    **Raises:** `ValueError` for a number that is not positive and finite and, when called, for a vector of another
+    size.
     """
 
     frequencies: Frozen
@@ -70,6 +73,7 @@ class FourierFeatures(eqx.Module):
     def __init__(self, in_size: int, num_frequencies: int = 32, *, scale: Real = 1.0, key: PRNGKey) -> None:
         check_key("key", key)
         check_positive(in_size=in_size, num_frequencies=num_frequencies)
+        check_number("scale", scale, above=0, remedy="give a positive, finite number")
         self.frequencies = Frozen(scale * jax.random.normal(key, (num_frequencies, in_size)))
 
     @property

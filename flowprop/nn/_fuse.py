@@ -64,7 +64,7 @@ class FuseNetwork(eqx.Module):
     - `condition_size`: how many numbers a condition holds.
     - `out_shape`: of the output; `(classes,)` for a categorical prediction.
     - `shape`: of one point. By default that of `label_encoder`.
-    - `width`, `depth`, `time_features`: as of [`flowprop.nn.MLP`][].
+    - `width`, `depth`, `time_features`: the same as for [`flowprop.nn.MLP`][].
     - `key`: for the initial weights.
 
     **Raises:** `TypeError` without a `shape`; `ValueError` for a size that is not positive and, when called,

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._types import PRNGKey, Real, check_key, check_positive, check_shape, checked
+from .._types import PRNGKey, Real, check_key, check_number, check_positive, check_shape, checked
 
 
 class Linear(eqx.Module):
@@ -17,7 +17,8 @@ class Linear(eqx.Module):
     - `gain`: the weights are normal with variance `gain^2 / in_size`; the bias is 0.
     - `key`: for the weights.
 
-    **Raises:** `ValueError` for a size that is not positive and, when called, for a vector of another size.
+    **Raises:** `ValueError` for a size that is not positive, a `gain` that is not finite and, when called, for a vector
+    of another size.
     """
 
     weight: Float[Array, "in_size out_size"]
@@ -27,6 +28,7 @@ class Linear(eqx.Module):
     def __init__(self, in_size: int, out_size: int, *, gain: Real = 1.0, key: PRNGKey) -> None:
         check_key("key", key)
         check_positive(in_size=in_size, out_size=out_size)
+        check_number("gain", gain, remedy="give a finite number")
         self.weight = gain / in_size**0.5 * jax.random.normal(key, (in_size, out_size))
         self.bias = jnp.zeros(out_size)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .._types import Point, PRNGKey, Time, check_key, check_positive, check_shape, checked
+from ._activation import picklable, silu, tanh
 from ._features import SinusoidalFeatures
 from ._linear import Linear
 
@@ -47,7 +48,8 @@ class MLP(eqx.Module):
     - `condition_size`: how many numbers a condition holds; 0 for none.
     - `width`, `depth`: of the hidden layers, and how many of them.
     - `out_shape`: of the output. By default `shape`; `(classes,)` for a categorical prediction.
-    - `activation`: between layers.
+    - `activation`: the function between layers, `silu` by default. A function of `jax.nn` that cannot be pickled is
+      replaced by one that can and does the same.
     - `time_features`: of the time. By default [`flowprop.nn.SinusoidalFeatures`][]`()`.
     - `key`: for the initial weights.
 
@@ -71,13 +73,13 @@ class MLP(eqx.Module):
         depth: int = 3,
         *,
         out_shape: tuple[int, ...] | None = None,
-        activation: Callable[[Array], Array] = jax.nn.silu,
+        activation: Callable[[Array], Array] = silu,
         time_features: SinusoidalFeatures | None = None,
         key: PRNGKey,
     ) -> None:
         _check_sizes(shape, out_shape, width, depth, condition_size, key)
         self.time_features = SinusoidalFeatures() if time_features is None else time_features
-        self.activation = activation
+        self.activation = picklable(activation)
         self.shape = shape
         self.out_shape = shape if out_shape is None else out_shape
         self.condition_size = condition_size
@@ -108,7 +110,7 @@ class ConcatSquashMLP(eqx.Module):
 
     Each layer is `(W h + b) sigmoid(G c) + B c`, with `c` the features of the time and the condition.
 
-    **Arguments:** as of [`flowprop.nn.MLP`][].
+    **Arguments:** the same as for [`flowprop.nn.MLP`][]. Here `activation` is `tanh` by default.
     """
 
     layers: tuple[Linear, ...]
@@ -129,13 +131,13 @@ class ConcatSquashMLP(eqx.Module):
         depth: int = 3,
         *,
         out_shape: tuple[int, ...] | None = None,
-        activation: Callable[[Array], Array] = jnp.tanh,
+        activation: Callable[[Array], Array] = tanh,
         time_features: SinusoidalFeatures | None = None,
         key: PRNGKey,
     ) -> None:
         _check_sizes(shape, out_shape, width, depth, condition_size, key)
         self.time_features = SinusoidalFeatures() if time_features is None else time_features
-        self.activation = activation
+        self.activation = picklable(activation)
         self.shape = shape
         self.out_shape = shape if out_shape is None else out_shape
         self.condition_size = condition_size

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._types import Real, check_positive, check_shape, checked
+from .._types import Real, check_number, check_positive, check_shape, checked
 
 
 class GroupNorm(eqx.Module):
@@ -20,8 +20,8 @@ class GroupNorm(eqx.Module):
     - `gain`: the initial `scale` of every channel. At 0 the layer is silent until it has learned.
     - `eps`: added to the variance.
 
-    **Raises:** `ValueError` for a number that is not positive, a `group_size` that does not divide `channels`
-    and, when called, for other channels.
+    **Raises:** `ValueError` for a number that is not positive and finite, a `group_size` that does not divide
+    `channels` and, when called, for another number of channels.
     """
 
     scale: Float[Array, " channels"]
@@ -34,8 +34,8 @@ class GroupNorm(eqx.Module):
         check_positive(channels=channels, group_size=group_size)
         if channels % group_size:
             raise ValueError(f"`group_size` is {group_size}: give a divisor of `channels`, {channels}")
-        if eps <= 0:
-            raise ValueError(f"`eps` is {eps}: give a positive number")
+        check_number("gain", gain, remedy="give a finite number")
+        check_number("eps", eps, above=0, remedy="give a positive, finite number")
         self.scale = jnp.full(channels, float(gain))
         self.bias = jnp.zeros(channels)
         self.group_size = group_size

@@ -41,8 +41,8 @@ class ResidualBlock(eqx.Module):
     """`relu(branch(x) + shortcut(x))` (He et al. 2016, equations 1 and 2).
 
     The branch is convolutions, each followed by a [`flowprop.nn.GroupNorm`][], with `relu` in between. The shortcut is
-    the identity where shapes allow it, else a convolution of size 1. The scale of the branch's last normalisation
-    begins at 0: at first a block is its shortcut (Goyal et al. 2017, section 5.1).
+    the identity if the shapes allow it, and otherwise a convolution of size 1. The scale of the branch's last
+    normalisation begins at 0: at first a block is its shortcut (Goyal et al. 2017, section 5.1).
 
     **Arguments:**
 
@@ -188,17 +188,17 @@ class ResNet(eqx.Module):
 
 @checked
 def resnet18(shape: tuple[int, int, int], features: int | None = 128, *, width: int = 64, key: PRNGKey) -> ResNet:
-    """ResNet-18. Arguments as of [`flowprop.nn.ResNet`][]."""
+    """ResNet-18. Arguments: the same as for [`flowprop.nn.ResNet`][]."""
     return ResNet(shape, features, depths=(2, 2, 2, 2), block=basic_block, width=width, key=key)
 
 
 @checked
 def resnet50(shape: tuple[int, int, int], features: int | None = 128, *, width: int = 64, key: PRNGKey) -> ResNet:
-    """ResNet-50. Arguments as of [`flowprop.nn.ResNet`][]."""
+    """ResNet-50. Arguments: the same as for [`flowprop.nn.ResNet`][]."""
     return ResNet(shape, features, depths=(3, 4, 6, 3), block=bottleneck_block, width=width, key=key)
 
 
 @checked
 def resnet152(shape: tuple[int, int, int], features: int | None = 128, *, width: int = 64, key: PRNGKey) -> ResNet:
-    """ResNet-152. Arguments as of [`flowprop.nn.ResNet`][]."""
+    """ResNet-152. Arguments: the same as for [`flowprop.nn.ResNet`][]."""
     return ResNet(shape, features, depths=(3, 8, 36, 3), block=bottleneck_block, width=width, key=key)

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 
 import flowprop as fp
-from flowprop._train import Trainer
+from flowprop._trainer import Trainer
 
 
 BATCH, DIM = 256, 2
@@ -63,8 +63,12 @@ def training_step(data, key, steps: int = 100):
     options = {"batch_size": BATCH, "key": key, "ema": None, "augment": None, "steps_per_call": None}
     trainer = Trainer(flow, (data,), OPTIMISER, **options)
 
+    state = [trainer.init()]
+
     def ours():
-        return [trainer(trainer.steps_per_call) for _ in range(steps // trainer.steps_per_call)][-1]
+        for _ in range(steps // trainer.steps_per_call):
+            state[0], values = trainer(state[0], trainer.steps_per_call)
+        return values
 
     @jax.jit
     def step(parameters, state, data, key):

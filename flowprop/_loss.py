@@ -1,0 +1,122 @@
+"""The loss of a model as training calls it, and what it may return."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from ._checked import described
+from ._frozen import trainable
+from ._types import PRNGKey
+
+
+#: A report of optimisers that skip bad steps: whether the parameters are finite, if the loss is not.
+SOUND = "sound"
+#: Names in the history that `fit` gives itself.
+RESERVED = frozenset({"step", "loss", "evaluation_step", SOUND})
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """Anything with `loss(*batch, key=key)`. What it may return is said in [`flowprop.fit`][]."""
+
+    @property
+    def loss(self) -> Callable[..., Any]: ...
+
+
+def check_loss(model: Any, entries: tuple[PyTree, ...], weights: Any) -> None:
+    """Raise a `TypeError` unless the model has a loss that takes one argument for each entry of the data."""
+    if isinstance(model, type) or not isinstance(model, Trainable):
+        missing = "make an instance" if isinstance(model, type) else "give a flow, a classifier, or one of your own"
+        raise TypeError(
+            f"`model` is {described(model)} where a model with `loss(*batch, key=key)` is needed: {missing}"
+        )
+    try:
+        signature = inspect.signature(model.loss)
+    except (TypeError, ValueError):  # a callable that does not tell its arguments
+        return
+    names = ", ".join(signature.parameters)
+    remedies = {"key": "give it one, `*, key`, for its random draws"}
+    if weights is not None:
+        remedies["weights"] = "give it one, `*, weights=None`, and multiply each example's loss by its weight"
+    any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
+    for name, remedy in remedies.items():
+        if name not in signature.parameters and not any_name:
+            raise TypeError(f"`model.loss({names})` has no argument `{name}`: {remedy}")
+    try:
+        signature.bind(*entries, **dict.fromkeys(remedies))
+    except TypeError as error:
+        raise TypeError(
+            f"`data` has {len(entries)} {'entry' if len(entries) == 1 else 'entries'}, which `model.loss({names})` "
+            f"does not take ({error}): give one entry for each of its arguments before `key`"
+        ) from None
+
+
+def evaluate_loss(
+    model: PyTree, batch: tuple, weights: Array | None, *, key: PRNGKey
+) -> tuple[Array, dict[str, Array], PyTree]:
+    """A model's loss, its metrics, and its new arrays that are not trained (`None` unless it returns a model)."""
+    # Read before the call: what holds an `equinox.nn.State` cannot be read any more once that has been set anew.
+    before = jax.tree_util.tree_leaves_with_path(model), jax.tree.leaves(trainable(model)), jax.tree.structure(model)
+    extra = {} if weights is None else {"weights": weights}
+    returned = model.loss(*batch, key=key, **extra)
+    parts = returned if isinstance(returned, tuple) else (returned,)
+    if not 1 <= len(parts) <= 3:
+        raise TypeError(
+            f"`model.loss` returns a tuple of {len(parts)}: return the loss, `(loss, metrics)`, or "
+            "`(loss, metrics, model)`"
+        )
+    rest: list[Any] = [{}, None]
+    value, metrics, new = [*parts, *rest[len(parts) - 1 :]]
+    if not is_real_scalar(value) or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        raise TypeError(
+            f"`model.loss` returns {described(value)} where a real scalar is needed: return the mean over the batch"
+        )
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"`model.loss` returns {described(metrics)} for its metrics: return a dict of scalars")
+    check_names("model.loss", metrics)
+    for name, metric in metrics.items():
+        if not is_real_scalar(metric):
+            raise TypeError(f"`model.loss` returns {described(metric)} for the metric {name!r}: return a real scalar")
+    new_fixed = None if new is None else _new_fixed(new, *before)
+    return jnp.asarray(value), {name: jnp.asarray(metric) for name, metric in metrics.items()}, new_fixed
+
+
+def check_names(source: str, values: Mapping[Any, Any], taken: Iterable[str] = ()) -> None:
+    """Raise an error unless the names of numbers are strings that the history does not have already."""
+    for name in values:
+        if not isinstance(name, str):
+            raise TypeError(f"`{source}` returns the name {described(name)} for a number: names are strings")
+    if twice := (RESERVED | {*taken}) & values.keys():
+        raise ValueError(f"`{source}` returns {sorted(twice)}, which the history has already: choose another name")
+
+
+def is_real_scalar(value: Any) -> bool:
+    """Whether a value is one real number: Python's, NumPy's, or JAX's."""
+    if not isinstance(value, bool | int | float | jax.Array | np.ndarray | np.generic) or np.ndim(value) != 0:
+        return False
+    dtype = jnp.result_type(value)
+    return any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
+
+
+def _new_fixed(new: PyTree, before: list[tuple[Any, Any]], trained: list[bool], structure: Any) -> PyTree:
+    """The arrays of a model returned by a loss that are not trained, if they are like those that it had."""
+    kept: list[Any] = []
+    if jax.tree.structure(new) != structure:
+        raise TypeError(
+            f"`model.loss` returns {described(new)} of another structure than the model's as its third value: "
+            "return the model with other arrays, made by `equinox.tree_at`"
+        )
+    for leaf, (path, old), is_trained in zip(jax.tree.leaves(new), before, trained, strict=True):
+        kept.append(None if is_trained or not eqx.is_array(old) else leaf)
+        place = f"the model that `model.loss` returns has {described(leaf)} at `{jax.tree_util.keystr(path)}`"
+        if not is_trained and eqx.is_array(leaf) and not eqx.is_array(old):
+            raise TypeError(f"{place} where the model has {described(old)}: make that a JAX array, `jnp.asarray`")
+        if kept[-1] is not None and not (eqx.is_array(leaf) and (leaf.shape, leaf.dtype) == (old.shape, old.dtype)):
+            raise TypeError(f"{place} where the model has {described(old)}: keep shape and type")
+    return jax.tree.unflatten(structure, kept)
