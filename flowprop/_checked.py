@@ -273,6 +273,6 @@ def _remedy(value: Any, hint: Any) -> str:
             return ": convert it, `.astype(float)`"
         if value.dtype.kind in "OSU":
             return ": give an array of numbers"
-    if any(option is int for option in options) and isinstance(value, float) and value == int(value):
+    if any(option is int for option in options) and isinstance(value, float) and value.is_integer():
         return f": give {int(value)}"
     return ""

@@ -236,7 +236,8 @@ class Classifier(eqx.Module):
         - `integrator`: by default ten steps of Euler.
         - `batch_size`: how many inputs are solved at once. By default 1024.
 
-        **Returns:** counts `(n,)`. For an input that is not finite, the count is that of features of 0.
+        **Returns:** counts `(n,)`. For an input that is not finite, the count is that of features of 0;
+        for a solve that fails, it is the calls up to there.
 
         **Raises:** `ValueError` if `batch_size` is not positive.
         """
@@ -278,7 +279,7 @@ def _function_evaluations(
     def count(condition: PyTree, key: PRNGKey) -> tuple[Array, Bool[Array, ""]]:
         key_noise, key_path = jax.random.split(key)
         noise = flow.draw_noise(key=key_noise).astype(dtype)
-        solution = solve(flow, noise, condition, integrator=integrator, key=key_path)
+        solution = solve(flow, noise, condition, integrator=integrator, key=key_path, throw=False)
         return function_evaluations(solution, integrator) + (flow.span[1] < 1), jnp.asarray(True)
 
     def first(draws: Array) -> Array:

@@ -11,7 +11,7 @@ from ._labelled import weighted_mean
 from ._network import train_network
 from ._objective import AbstractObjective, CrossEntropyObjective, LabelSample, RegressionObjective, Terms
 from ._readout import AbstractReadout
-from ._types import Point, PRNGKey, Scalar, Time
+from ._types import Point, PRNGKey, Scalar, Time, is_traced
 
 
 def choose_objective(
@@ -44,6 +44,11 @@ def choose_objective(
         )
     if objective.needs_gaussian_noise:
         flow.check_gaussian(f"`{name}`")
+        if not is_traced(flow.path) and float(flow.path.alpha(0.0)) >= 1:
+            raise ValueError(
+                f"`path` of the flow is a {type(flow.path).__name__}, which begins with the whole of the data, and the "
+                f"prior of `{name}` is infinite there: give a variance-preserving path"
+            )
     if objective.path_noise > 0 and not flow.path.is_straight:
         raise ValueError(
             f"`path_noise` of the objective is {objective.path_noise} and the path of `flow` a "

@@ -416,7 +416,7 @@ def test_so_it_does_for_users():
     [
         lambda n: fp.SigmoidNoiseSchedule(n),
         lambda n: fp.PreconditionedPrediction(n),
-        lambda n: fp.ODEIntegrator(dt0=n),
+        lambda n: fp.ODEIntegrator(dt0=n / 4),
         lambda n: fp.one_hot_embedding(3, norm=n),
         lambda n: fp.RadialReadout(n),
         lambda n: fp.ELBOObjective(n),

@@ -54,7 +54,8 @@ class Bounded(AbstractBijectiveTransform):
         self.low, self.high = freeze(low), freeze(high)
         if isinstance(low, np.ndarray) and isinstance(high, np.ndarray):
             # In the precision that they are stored in: there they may have become the same.
-            wrong = ~(np.asarray(self.low.array) < np.asarray(self.high.array))
+            stored = jax.dtypes.canonicalize_dtype(np.float64)
+            wrong = ~(np.asarray(low, stored) < np.asarray(high, stored))
             if wrong.any():
                 place = f" in {name_entries(wrong)}" if wrong.ndim else ""
                 raise ValueError(f"`low` is not below `high`{place}: give a range that the data fill")

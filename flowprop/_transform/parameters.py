@@ -102,7 +102,10 @@ def freeze(array: np.ndarray | Array) -> Frozen:
 
 def freeze_in_two(array: np.ndarray | Array) -> tuple[Frozen, Frozen]:
     """The array and the remainder that its rounding left: together they hold a float64 in two float32."""
-    rounded = jnp.asarray(array, float)
     if isinstance(array, jax.core.Tracer):
+        rounded = jnp.asarray(array, float)
         return Frozen(rounded), Frozen(jnp.zeros_like(rounded))
-    return Frozen(rounded), Frozen(jnp.asarray(np.asarray(array) - np.asarray(rounded, np.float64), float))
+    # By NumPy: inside of a transformation, such as `eqx.filter_eval_shape`, JAX would not know the numbers.
+    wide = np.asarray(array, np.float64)
+    remainder = wide - wide.astype(jax.dtypes.canonicalize_dtype(np.float64)).astype(np.float64)
+    return Frozen(jnp.asarray(wide, float)), Frozen(jnp.asarray(remainder, float))

@@ -1,6 +1,7 @@
 """How far a flow's trajectories are from optimal transport."""
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
@@ -98,7 +99,7 @@ def normalised_path_energy(
     same points.
     """
     check_finite(z1=z1)
-    z1 = flow.transform.forward(z1)
+    z1 = jax.vmap(flow.transform.forward)(jnp.asarray(z1))
     energy = float(jnp.mean(path_energy(flow, z0, x, integrator=integrator, batch_size=batch_size)))
     least = wasserstein(z0, float(flow.path.alpha(jnp.asarray(flow.span[1], float))) * z1) ** 2
     if least == 0:
