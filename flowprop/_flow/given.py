@@ -5,15 +5,19 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import numpy as np
 from jaxtyping import PyTree
 
-from .._types import checked
+from .._types import checked, is_traced
 from .flow import Flow
 
 
 @checked
 def given(flow: Flow, x: PyTree) -> Flow:
-    """The flow of `p(z | x)` for one condition, which is encoded once for as many samples as wanted.
+    """The flow of `p(z | x)` for one condition. The condition is encoded once, for any number of samples.
+
+    For many samples under one condition this is faster than to repeat the condition in each row of `x`, and it needs
+    less memory. It is meant for use after training: `fit` would also train the encoded condition.
 
     ```python
     import jax
@@ -33,10 +37,13 @@ def given(flow: Flow, x: PyTree) -> Flow:
 
     **Returns:** a flow without a condition: leave `x` out when it is used. It is differentiable in `x`.
 
-    **Raises:** `ValueError` if `x` holds no array or, when called, if the result is given a condition.
+    **Raises:** `ValueError` if `x` holds no array, or NaN or infinity, or if the flow returned is given a condition.
     """
     if not jax.tree.leaves(x):
         raise ValueError("`x` holds no array: give the condition of one example")
+    for leaf in jax.tree.leaves(eqx.filter(x, eqx.is_inexact_array)):
+        if not is_traced(leaf) and not np.isfinite(np.asarray(leaf)).all():
+            raise ValueError(f"`x` has NaN or infinity in a leaf of shape {leaf.shape}: give finite numbers")
     return dataclasses.replace(flow, encoder=_Always(flow.encode(x)))
 
 

@@ -47,9 +47,8 @@ def guide(flow: Flow, null: PyTree, scale: Real | Float[Array, ""] | Callable[[S
         check_number("scale", scale, remedy="give a finite number, 1 for the flow as it is")
         # An array, so that another scale needs no new compilation.
         scale = _Constant(Frozen(jnp.asarray(scale, float)))
-    network = _GuidedNetwork(
-        flow.network, frozen_condition(null if flow.encoder is None else flow.encode(_plain(null))), scale
-    )
+    features = null if flow.encoder is None else flow.encode(_plain(null))
+    network = _GuidedNetwork(flow.network, frozen_condition(features), scale)
     return eqx.tree_at(lambda flow: flow.network, flow, network)
 
 

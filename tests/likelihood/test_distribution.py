@@ -80,6 +80,12 @@ def test_has_the_gradient_of_the_closed_form(x64):
     np.testing.assert_allclose(jax.grad(lambda z: log_prob(z).sum())(points), gradients, rtol=1e-9)
 
 
+def test_has_a_hessian_by_a_direct_adjoint():
+    distribution = fp.as_distribution(FLOW, integrator=fp.ODEIntegrator(dt0=0.05, adjoint=dfx.DirectAdjoint()))
+    # The rounding of single precision.
+    np.testing.assert_allclose(jax.hessian(distribution.log_prob)(jnp.ones(2)), -np.diag(1 / SCALE**2), atol=1e-3)
+
+
 def test_one_condition_serves_all_points(key):
     x = jnp.array([0.5, 2.0])
     distribution = fp.as_distribution(FLOW, x)

@@ -1,5 +1,7 @@
 """Flows that start from something else than gaussian noise."""
 
+from dataclasses import dataclass
+
 import equinox as eqx
 import flowjax.distributions as flowjax_dist
 import jax
@@ -117,10 +119,12 @@ def mixture(z):
     return scipy.special.logsumexp(parts + np.log(WEIGHTS), axis=-1)
 
 
+@dataclass(frozen=True)
 class WithASeed:
     """A distribution with distrax's names, and no PyTree."""
 
-    event_shape, batch_shape = (2,), ()
+    event_shape: tuple = (2,)
+    batch_shape: tuple = ()
 
     def sample(self, *, seed, sample_shape=()):
         return jnp.asarray(LOC) + jnp.asarray(SCALE) * jax.random.laplace(seed, (*sample_shape, 2))
