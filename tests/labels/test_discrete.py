@@ -386,9 +386,9 @@ class TestConstruction:
         ("change", "message"),
         [
             ({"networks": []}, "`networks` is empty"),
-            ({"networks": [Constant(jnp.zeros(3)), Constant(jnp.zeros(4))]}, "`networks` differ: number 1 differs"),
-            ({"networks": [Constant(jnp.zeros(3)), Perceptron(KEY)]}, "`networks` differ: number 1"),
-            ({"networks": [jnp.sin, jnp.cos]}, "`networks` differ: number 1"),
+            ({"networks": [Constant(jnp.zeros(3)), Constant(jnp.zeros(4))]}, r"`networks\[1\]` and `networks\[0\]` differ"),
+            ({"networks": [Constant(jnp.zeros(3)), Perceptron(KEY)]}, r"`networks\[1\]` and `networks\[0\]` differ"),
+            ({"networks": [jnp.sin, jnp.cos]}, r"`networks\[1\]` and `networks\[0\]` differ"),
             ({"encoder": [jnp.sin]}, "`encoder` has 1 callables where `networks` has 2"),
             ({"stochasticity": -0.1}, "`stochasticity` is -0.1"),
             ({"stochasticity": 1.5}, "`stochasticity` is 1.5"),
