@@ -2,7 +2,6 @@
 
 import functools
 
-import closed_forms as exact
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -363,7 +362,7 @@ class TestPredicting:
 
         num_blocks = 40
         model = fp.NoPropDT(
-            [exact.Posterior(fp.VPPath(fp.SigmoidNoiseSchedule(10.0)))] * num_blocks,
+            [fp.conformance.ClassPosterior(fp.VPPath(fp.SigmoidNoiseSchedule(10.0)))] * num_blocks,
             encoder=[encoder] * num_blocks,
             embedding=fp.one_hot_embedding(3),
             schedule=fp.SigmoidNoiseSchedule(10.0),
@@ -386,7 +385,10 @@ class TestConstruction:
         ("change", "message"),
         [
             ({"networks": []}, "`networks` is empty"),
-            ({"networks": [Constant(jnp.zeros(3)), Constant(jnp.zeros(4))]}, r"`networks\[1\]` and `networks\[0\]` differ"),
+            (
+                {"networks": [Constant(jnp.zeros(3)), Constant(jnp.zeros(4))]},
+                r"`networks\[1\]` and `networks\[0\]` differ",
+            ),
             ({"networks": [Constant(jnp.zeros(3)), Perceptron(KEY)]}, r"`networks\[1\]` and `networks\[0\]` differ"),
             ({"networks": [jnp.sin, jnp.cos]}, r"`networks\[1\]` and `networks\[0\]` differ"),
             ({"encoder": [jnp.sin]}, "`encoder` has 1 callables where `networks` has 2"),
