@@ -30,12 +30,16 @@ class BackpropClassifier(eqx.Module):
     import flowprop as fp
     import jax
     import jax.numpy as jnp
+    import optax
 
     keys = jax.random.split(jax.random.key(0), 3)
     networks = [fp.nn.MLP(shape=(3,), condition_size=2, width=16, depth=1, key=key) for key in keys]
     model = fp.BackpropClassifier(fp.NoPropDT(networks, embedding=fp.one_hot_embedding(3)))
-    loss = model.loss(jnp.ones((4, 2)), [0, 2, 1, 0], key=keys[0])  # `fp.fit` minimises this
-    print(loss.shape)  # ()
+    data = jnp.ones((4, 2)), jnp.array([0, 2, 1, 0])
+    model, history = fp.fit(
+        model, data, optax.adam(1e-2), steps=2, batch_size=4, key=keys[0], progress=False
+    )
+    print(history["loss"].shape)  # (2,)
     ```
 
     **Arguments:**

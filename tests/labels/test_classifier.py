@@ -343,7 +343,7 @@ class TestConstruction:
             fp.Classifier(flow=flow, embedding=fp.one_hot_embedding(3))
 
     def test_cross_entropy_of_what_are_no_logits_is_refused(self):
-        with pytest.raises(ValueError, match="`objective` is the cross-entropy"):
+        with pytest.raises(ValueError, match="`objective` CrossEntropyObjective needs a network that returns logits"):
             fp.Classifier(
                 flow=fp.fm_flow(Constant(jnp.zeros(3)), shape=(3,)),
                 embedding=fp.one_hot_embedding(3),

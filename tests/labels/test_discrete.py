@@ -251,10 +251,11 @@ class TestBlocks:
 
     @pytest.mark.parametrize("prediction", [fp.CategoricalPrediction(), fp.VelocityPrediction()])
     def test_see_their_own_time(self, prediction):
-        """Also where the flow's span ends before 1."""
+        """Also if the flow's span ends before 1, as with a velocity prediction."""
+        model = constant(prediction=prediction)
         for index in range(T):
-            flow = constant(prediction=prediction).block(index).flow
-            np.testing.assert_allclose(flow.sample_times(2, key=KEY), np.full(2, index / T), rtol=1e-6)
+            times = model.block(index).flow.sample_times(2, key=KEY)
+            np.testing.assert_allclose(times, np.full(2, index / T * model.flow.span[1]), rtol=1e-6)
 
     @pytest.mark.parametrize("make", [blocks, shared, constant])
     def test_put_back_change_nothing(self, make):
