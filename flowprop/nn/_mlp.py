@@ -59,7 +59,9 @@ class _Perceptron(eqx.Module):
         out_sizes = (*[width] * depth, math.prod(self.out_shape))
         return math.prod(shape), self.time_features.size + condition_size, out_sizes
 
-    def _point_and_context(self, t: Time, z: Point, x: PyTree) -> tuple[Float[Array, " size"], Float[Array, " context"]]:
+    def _point_and_context(
+        self, t: Time, z: Point, x: PyTree
+    ) -> tuple[Float[Array, " size"], Float[Array, " context"]]:
         """The flattened point, and the features of the time joined with the condition."""
         check_shape("z", z, self.shape, "the network's `shape` is that of one point; use `jax.vmap` for a batch")
         features = self.time_features(jnp.asarray(t, z.dtype))
@@ -212,7 +214,9 @@ class ConcatSquashMLP(_Perceptron):
             shape, condition_size, width, depth, out_shape, activation, time_features, key
         )
         keys = jax.random.split(key, (3, depth + 1))
-        self.layers = tuple(Linear(a, b, key=k) for (a, b), k in zip(pairwise((size, *out_sizes)), keys[0], strict=True))
+        self.layers = tuple(
+            Linear(a, b, key=k) for (a, b), k in zip(pairwise((size, *out_sizes)), keys[0], strict=True)
+        )
         self.gates = tuple(Linear(context_size, b, key=k) for b, k in zip(out_sizes, keys[1], strict=True))
         self.shifts = tuple(Linear(context_size, b, key=k) for b, k in zip(out_sizes, keys[2], strict=True))
 
