@@ -22,8 +22,8 @@ def read_idx(path: str | os.PathLike[str]) -> Shaped[np.ndarray, "*shape"]:
     """Read an array from an IDX file, the format of [MNIST](https://yann.lecun.com/exdb/mnist), plain or compressed.
 
     The file holds two zero bytes, one byte for the element type, one byte for the number of axes, four bytes for the
-    size of each axis, and the elements. A file that begins with gzip's first two bytes is decompressed, whatever its
-    name.
+    size of each axis, and the elements. A file that begins with the two bytes of gzip is decompressed; its name
+    does not matter.
 
     ```python
     from pathlib import Path

@@ -171,7 +171,7 @@ class ConvEncoder(eqx.Module):
 
         **Arguments:**
 
-        - `image`: an image of the encoder's `shape`. Floating-point values are used as they are; bytes (uint8) are
+        - `image`: an image of the encoder's `shape`. Floating-point values are not changed; bytes (uint8) are
           divided by 255.
 
         **Returns:** a vector of `features` numbers.

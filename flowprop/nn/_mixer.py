@@ -58,7 +58,7 @@ class MixerEncoder(eqx.Module):
     [arXiv:2105.01601](https://arxiv.org/abs/2105.01601)).
 
     Two things differ from their equation 1: nothing is normalised, and the last dense layer reads all patches instead
-    of their mean. The encoder uses matrix products only. They stay fast where convolutions do not: in loops on a CPU,
+    of their mean. The encoder uses matrix products only. They stay fast where convolutions do not: inside loops,
     and for several encoders stacked by `equinox.filter_vmap`.
 
     ```python
@@ -134,7 +134,7 @@ class MixerEncoder(eqx.Module):
 
         **Arguments:**
 
-        - `image`: an image of the encoder's `shape`. Floating-point values are used as they are; bytes (uint8) are
+        - `image`: an image of the encoder's `shape`. Floating-point values are not changed; bytes (uint8) are
           divided by 255.
 
         **Returns:** a vector of `features` numbers.

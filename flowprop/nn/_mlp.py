@@ -71,9 +71,10 @@ class _Perceptron(eqx.Module):
 class MLP(_Perceptron):
     """A multilayer perceptron that reads the flattened point, features of the time, and the condition (context).
 
-    The input of the first layer is `(z, features(t), x)`. Every layer but the last is followed by the activation. The
-    weights keep the variance from layer to layer. The last layer has weights of a tenth of that size, so that an
-    untrained network returns values near 0.
+    The first layer reads `(z, features(t), x)`. The activation follows every layer but the last. The initial weights
+    are normal with standard deviation `gain / sqrt(in_size)`. The gain is 1 in the first layer and `sqrt(2)` in the
+    other hidden layers, which keeps the variance. It is 0.1 in the last layer, so that an untrained network returns
+    values near 0.
 
     ```python
     import jax

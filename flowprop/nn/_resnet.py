@@ -238,7 +238,7 @@ class ResNet(eqx.Module):
 
         **Arguments:**
 
-        - `image`: an image of the encoder's `shape`. Floating-point values are used as they are; bytes (uint8) are
+        - `image`: an image of the encoder's `shape`. Floating-point values are not changed; bytes (uint8) are
           divided by 255.
 
         **Returns:** a vector of `features` numbers, or of the last stage's channels if `features` is `None`.
