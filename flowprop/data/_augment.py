@@ -75,8 +75,8 @@ class RandomFlip(eqx.Module):
     # A batch, with a key for each image: about half of the images are flipped.
     images = jnp.broadcast_to(image, (1000, 1, 3, 1))
     keys = jax.random.split(jax.random.key(1), 1000)
-    share = jnp.mean(jax.vmap(lambda image, key: flip(image, key=key))(images, keys)[:, 0, 0] == 2)
-    print(0.4 < share < 0.6)  # True
+    results = jax.vmap(lambda image, key: flip(image, key=key))(images, keys)
+    print(0.4 < jnp.mean(results[:, 0, 0] == 2) < 0.6)  # True
     ```
     """
 

@@ -107,7 +107,7 @@ class ConvEncoder(eqx.Module):
     import jax.numpy as jnp
     import flowprop as fp
 
-    encoder = fp.nn.ConvEncoder((28, 28, 1), features=16, channels=(4, 8), key=jax.random.key(0))
+    encoder = fp.nn.ConvEncoder((28, 28, 1), 16, channels=(4, 8), key=jax.random.key(0))
     images = jnp.zeros((5, 28, 28, 1), jnp.uint8)
     print(jax.vmap(encoder)(images).shape)  # (5, 16)
     ```

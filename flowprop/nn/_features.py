@@ -82,7 +82,7 @@ class FourierFeatures(eqx.Module):
     import jax.numpy as jnp
     import flowprop as fp
 
-    features = fp.nn.FourierFeatures(2, num_frequencies=16, scale=0.5, key=jax.random.key(0))
+    features = fp.nn.FourierFeatures(2, num_frequencies=16, key=jax.random.key(0))
     print(features.size)  # 32
     print(features(jnp.zeros(2))[:3])  # [1. 1. 1.]
     ```

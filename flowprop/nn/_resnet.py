@@ -264,7 +264,8 @@ def resnet18(shape: tuple[int, int, int], features: int | None = 128, *, width: 
 
     # The network's arrays without their values: nothing is computed.
     encoder = eqx.filter_eval_shape(fp.nn.resnet18, (32, 32, 3), 10, key=jax.random.key(0))
-    print(sum(array.size for array in jax.tree.leaves(encoder) if hasattr(array, "size")))  # 11173962
+    arrays = [leaf for leaf in jax.tree.leaves(encoder) if hasattr(leaf, "size")]
+    print(sum(array.size for array in arrays))  # 11173962
     ```
 
     **Arguments:**
@@ -293,7 +294,8 @@ def resnet50(shape: tuple[int, int, int], features: int | None = 128, *, width: 
 
     # The network's arrays without their values: nothing is computed.
     encoder = eqx.filter_eval_shape(fp.nn.resnet50, (32, 32, 3), 10, key=jax.random.key(0))
-    print(sum(array.size for array in jax.tree.leaves(encoder) if hasattr(array, "size")))  # 23520842
+    arrays = [leaf for leaf in jax.tree.leaves(encoder) if hasattr(leaf, "size")]
+    print(sum(array.size for array in arrays))  # 23520842
     ```
 
     **Arguments:**
@@ -322,7 +324,8 @@ def resnet152(shape: tuple[int, int, int], features: int | None = 128, *, width:
 
     # The network's arrays without their values: nothing is computed.
     encoder = eqx.filter_eval_shape(fp.nn.resnet152, (32, 32, 3), 10, key=jax.random.key(0))
-    print(sum(array.size for array in jax.tree.leaves(encoder) if hasattr(array, "size")))  # 58156618
+    arrays = [leaf for leaf in jax.tree.leaves(encoder) if hasattr(leaf, "size")]
+    print(sum(array.size for array in arrays))  # 58156618
     ```
 
     **Arguments:**
