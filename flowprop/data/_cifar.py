@@ -76,7 +76,7 @@ def cifar10(
 ]:
     """The CIFAR-10 colour images of 32 x 32 pixels in 10 classes ([page](https://www.cs.toronto.edu/~kriz/cifar.html),
     "binary version"; Krizhevsky 2009,
-    [report](https://www.cs.toronto.edu/~kriz/learning-features-2009-TR.pdf), section 3).
+    [report](https://www.cs.toronto.edu/~kriz/learning-features-2009-TR.pdf)).
 
     `fp.data.cifar10()` downloads CIFAR-10 at the first call. The example reads small files instead, which it writes
     itself:
@@ -135,7 +135,7 @@ def cifar100(
 ]:
     """The CIFAR-100 colour images of 32 x 32 pixels in 100 classes ([page](https://www.cs.toronto.edu/~kriz/cifar.html),
     "binary version"; Krizhevsky 2009,
-    [report](https://www.cs.toronto.edu/~kriz/learning-features-2009-TR.pdf), section 3).
+    [report](https://www.cs.toronto.edu/~kriz/learning-features-2009-TR.pdf)).
 
     The labels are the 100 fine ones, not the 20 coarse ones. `fp.data.cifar100()` downloads CIFAR-100 at the first
     call. The example reads small files instead, which it writes itself:

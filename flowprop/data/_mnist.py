@@ -38,7 +38,7 @@ def mnist(
     UInt8[np.ndarray, "test 28 28 1"],
     Int32[np.ndarray, " test"],
 ]:
-    """The MNIST images of handwritten digits (LeCun et al. 1998, [DOI](https://doi.org/10.1109/5.726791), section III),
+    """The MNIST images of handwritten digits (LeCun et al. 1998, [DOI](https://doi.org/10.1109/5.726791)),
     or another data set in the same files.
 
     `fp.data.mnist()` downloads MNIST at the first call. The example reads small files instead, which it writes itself:

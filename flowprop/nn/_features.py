@@ -73,7 +73,7 @@ class SinusoidalFeatures(eqx.Module):
 
 class FourierFeatures(eqx.Module):
     """Random Fourier features: `(cos 2 pi B z, sin 2 pi B z)`, where every entry of `B` is drawn from `N(0, scale^2)`
-    (Tancik et al. 2020, [arXiv:2006.10739](https://arxiv.org/abs/2006.10739), "Gaussian" mapping of section 6.1).
+    (Tancik et al. 2020, [arXiv:2006.10739](https://arxiv.org/abs/2006.10739), the gaussian mapping).
 
     `B` is fixed: it is a [`flowprop.Frozen`][] array, which training does not change.
 

@@ -57,7 +57,7 @@ class ImageMixer(eqx.Module):
     """A network for flows of images: layers across the patches of an image alternate with layers across the channels.
 
     Each block has a linear layer across the patches and a perceptron across the channels, both with skip connections
-    (as in ResMLP, Touvron et al. 2021, [arXiv:2105.03404](https://arxiv.org/abs/2105.03404), section 2; see also
+    (as in ResMLP, Touvron et al. 2021, [arXiv:2105.03404](https://arxiv.org/abs/2105.03404); see also
     [`flowprop.nn.MixerEncoder`][]). Before each of them, the image is divided by its root mean square, and each channel
     is scaled and shifted. Scale and shift are linear in the context, the output of a layer that reads the features of
     the time and the condition (as in FiLM, Perez et al. 2018,
