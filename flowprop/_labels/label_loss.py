@@ -43,7 +43,8 @@ def choose_objective(
         )
     if objective.needs_gaussian_noise:
         flow.check_gaussian(f"`{name}`")
-        if not is_traced(flow.path) and float(flow.path.alpha(0.0)) >= 1:
+        alpha = flow.path.alpha(0.0)
+        if not is_traced(alpha) and float(alpha) >= 1:
             raise ValueError(
                 f"`path` of the flow is a {type(flow.path).__name__}, which begins with the whole of the data, and the "
                 f"prior of `{name}` is infinite there: give a variance-preserving path"

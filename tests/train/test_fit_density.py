@@ -35,9 +35,7 @@ def test_it_composes_the_parts():
         transform=fp.Standardise.fit(data),
     )
     optimiser = optax.adam(optax.cosine_decay_schedule(4e-3, 5))
-    by_hand, wanted = fp.fit(
-        by_hand, data, optimiser, steps=5, batch_size=32, key=KEY_FIT, ema=0.995, progress=False
-    )
+    by_hand, wanted = fp.fit(by_hand, data, optimiser, steps=5, batch_size=32, key=KEY_FIT, ema=0.995, progress=False)
     assert equal(flow, by_hand)
     np.testing.assert_array_equal(history["loss"], wanted["loss"])
 
