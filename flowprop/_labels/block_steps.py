@@ -44,4 +44,4 @@ def block_steps(
     noise = flow.draw_noise(key=key_start).astype(embedding.matrix.dtype)
     blocks = (arrays_of(flow.network), features, times[:-1], times[1:], keys)
     z, _ = jax.lax.scan(step, noise, blocks)
-    return z / flow.path.alpha(flow.span[1])
+    return z / flow.path.alpha(flow.path.span[1])

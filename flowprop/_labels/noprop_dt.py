@@ -153,8 +153,8 @@ class NoPropDT(eqx.Module):
 
     @property
     def times(self) -> Float[np.ndarray, " times"]:
-        """The T + 1 times between which the blocks step: equally spaced over the flow's span."""
-        return np.linspace(*self.flow.span, self.num_blocks + 1, dtype=np.float32)
+        """The T + 1 times between which the blocks step: equally spaced over the span of the path."""
+        return np.linspace(*self.flow.path.span, self.num_blocks + 1, dtype=np.float32)
 
     @property
     def num_classes(self) -> int:

@@ -3,17 +3,17 @@
 import math
 
 import jax
-import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from .._batch import compiled, example_keys, in_batches
 from .._flow.flow import Flow, check_condition
+from .._rows import settled
 from .._types import Point, PRNGKey, check_key, check_positive, checked
-from . import AbstractIntegrator, AbstractODEIntegrator, ODEIntegrator, transport
+from .integrator import AbstractIntegrator, AbstractODEIntegrator
+from .ode import ODEIntegrator
+from .solve import carry
 
 
-#: Checked by `check_shape`, which says what to do.
-Batch = Float[Array | np.ndarray, "..."]
 Pairs = tuple[Float[Array, "pairs *shape"], Float[Array, "pairs *shape"]]
 
 
@@ -48,17 +48,19 @@ def reflow_pairs(
     check_positive(num_pairs=num_pairs)
     check_condition(x, num_pairs)
     check_positive(batch_size=batch_size)
-    return _reflow_pairs(flow, num_pairs, x, key, integrator, batch_size)
+    z0, z1, failed = _reflow_pairs(flow, num_pairs, x, key, integrator, batch_size)
+    return z0, settled(z1, failed, throw=True)
 
 
 @compiled
 def _reflow_pairs(
     flow: Flow, num_pairs: int, x: PyTree, key: PRNGKey, integrator: AbstractIntegrator, batch_size: int | None
-) -> Pairs:
-    def one(key: PRNGKey, x: PyTree) -> tuple[Point, Point]:
+) -> tuple[Array, Array, Array]:
+    def one(key: PRNGKey, x: PyTree) -> tuple[Point, Array, Bool[Array, ""]]:
         key_noise, _ = jax.random.split(key)
         z = flow.draw_noise(key=key_noise)
-        return z / flow.noise_std, transport(flow, z, x, integrator, None)
+        data, succeeded = carry(flow, z, x, integrator, None)
+        return z / flow.noise_std, data, ~succeeded
 
     numbers = math.prod(flow.shape)
     return in_batches(one, (example_keys(key, num_pairs), x), batch_size, numbers_per_example=numbers)
