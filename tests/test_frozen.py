@@ -1,4 +1,4 @@
-"""What is frozen stays bit for bit; what is not moves."""
+"""Frozen arrays stay the same bit for bit; the others are trained."""
 
 import equinox as eqx
 import jax
@@ -11,7 +11,7 @@ import flowprop as fp
 
 
 class Model(eqx.Module):
-    """A trained vector beside one that is frozen, an integer, a typed key and a function."""
+    """A trained vector, a frozen vector, an integer, a typed key and a function."""
 
     trained: jax.Array
     frozen: fp.Frozen
@@ -38,7 +38,7 @@ def test_weight_decay_leaves_frozen_arrays_alone(model, key, ema):
     np.testing.assert_array_equal(trained.frozen.array, np.full(3, 5.0))
     np.testing.assert_array_equal(trained.count, np.arange(3))
     np.testing.assert_array_equal(jax.random.key_data(trained.key), jax.random.key_data(model.key))
-    # A decay of 10 at rate 0.01 alone takes 30 steps from 2 to 2 * 0.9^30 = 0.08, an average of them stays behind.
+    # Weight decay of 10 at rate 0.01 alone takes 2 to 2 * 0.9^30 = 0.08 in 30 steps; their average is larger.
     assert np.all(np.asarray(trained.trained) < 0.5)
 
 
@@ -52,7 +52,7 @@ def test_weight_decay_leaves_frozen_arrays_alone(model, key, ema):
     ],
     ids=["schedule's start", "schedule's rise", "one-hot matrix", "Fourier frequencies"],
 )
-def test_the_library_freezes_what_is_fixed(make, key):
+def test_the_library_freezes_fixed_arrays(make, key):
     frozen = make(key)
     assert isinstance(frozen, fp.Frozen)
     assert not any(jax.tree.leaves(fp.trainable(frozen)))
@@ -63,7 +63,7 @@ def test_the_ends_of_a_schedule_are_trained_when_asked(key):
     assert jax.tree.leaves(spec.end_points) == [True, True]
 
 
-def test_trainable_is_true_on_trained_floating_point_arrays_alone(model):
+def test_trainable_is_true_only_on_trained_floating_point_arrays(model):
     spec = fp.trainable(model)
     assert spec.trained is True
     assert [spec.frozen.array, spec.count, spec.key, spec.function] == [False] * 4
@@ -76,7 +76,7 @@ def test_partition_gives_back_the_model(model):
     assert eqx.tree_equal(eqx.combine(trained, rest), model)
 
 
-def test_frozen_inside_of_a_container_is_found():
+def test_frozen_inside_a_container_is_found():
     nested = {"a": [fp.Frozen(jnp.ones(2)), jnp.ones(2)], "b": (fp.Frozen(jnp.ones(1)),)}
     spec = fp.trainable(nested)
     assert jax.tree.leaves(spec["a"][0]) == [False]
@@ -88,7 +88,7 @@ def test_no_gradient_flows_through_the_value():
     frozen = fp.Frozen(jnp.arange(3.0))
     gradient = eqx.filter_grad(lambda f: jnp.sum(f.value**2))(frozen)
     np.testing.assert_array_equal(gradient.array, np.zeros(3))
-    # The array itself is differentiable: the stop is the value's.
+    # The array itself is differentiable: only `value` stops the gradient.
     bare = eqx.filter_grad(lambda f: jnp.sum(f.array**2))(frozen)
     np.testing.assert_array_equal(bare.array, 2 * np.arange(3.0))
 

@@ -33,7 +33,7 @@ def fit_density(
     key: PRNGKey,
     progress: bool = True,
 ) -> tuple[Flow, History]:
-    """Fit a density to points, or a conditional density, by the recipe that did best in our measurements.
+    """Trains a flow as a density, or a conditional density, of points, by the recipe that did best in our measurements.
 
     The recipe is flow matching ([Lipman et al. 2023](https://arxiv.org/abs/2210.02747)) with
 
@@ -63,17 +63,17 @@ def fit_density(
     - `network`: a callable `network(t, z, x)` on one example, such as [`flowprop.nn.MLP`][]`(shape=(2,), key=key)`.
     - `points`: the data, `(n, *shape)`, in their own units.
     - `x`: the condition of each point; each leaf carries the batch axis. By default there is no condition.
-    - `steps`: how many training steps.
-    - `batch_size`: how many points each step uses, at most `n`.
-    - `learning_rate`: the first one.
-    - `ema`: the decay of the average of the parameters.
-    - `transform`: from the data's units to the flow's coordinates. By default
+    - `steps`: the number of training steps.
+    - `batch_size`: the number of points in each step, at most `n`.
+    - `learning_rate`: the initial learning rate.
+    - `ema`: the decay of the moving average of the parameters, between 0 and 1.
+    - `transform`: the map from the units of the data to the coordinates of the flow. By default
       [`flowprop.Standardise.fit`][flowprop.Standardise]`(points)`.
-    - `encoder`: of the condition, trained along. By default an array of floats `(n, k)` is standardised, and any other
-      condition goes to the network as it is.
+    - `encoder`: a callable on one condition that returns what the network is given, trained along with the flow. By
+      default an array of floats `(n, k)` is standardised, and any other condition goes to the network as it is.
     - `time_sampling`: the distribution of training times. By default [`flowprop.PowerTimeSampling`][]`(2.)`.
-    - `key`: for the order of the data, times and noise. The same key gives the same result.
-    - `progress`: whether to draw a progress bar.
+    - `key`: a typed key for the order of the data, the times and the noise. The same key gives the same result.
+    - `progress`: whether to show a progress bar.
 
     **Returns:** the trained flow, and the history of [`flowprop.fit`][].
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._flow.flow import Flow, check_stateless
@@ -11,7 +12,7 @@ from .._loss.coupling import AbstractCoupling
 from .._types import Data, PRNGKey, Scalar, Weights, check_shape, checked
 
 
-#: Checked by `check_shape`, which says what to do.
+#: An array; `check_shape` checks its shape, with a message that names the remedy.
 Batch = Float[Array | np.ndarray, "..."]
 
 

@@ -1,4 +1,4 @@
-"""Classifiers learn, and their readout sees the end of the flow alone."""
+"""Classifiers learn, and their readout depends only on the end of the flow."""
 
 import dataclasses
 import functools
@@ -20,7 +20,7 @@ def categorical(network, path, shape=(3,)):
     return fp.Flow(network, path, fp.CategoricalPrediction(), shape=shape)
 
 
-# Name -> the flow around a network; whether the embeddings, five-dimensional then, are learned.
+# Name -> a function that makes the flow around a network; whether the embedding is learned (and five-dimensional).
 PROTOCOLS = {
     "FM": (lambda net, shape: fp.fm_flow(net, shape=shape), False),
     "CT": (lambda net, shape: fp.ct_flow(net, shape=shape, schedule=fp.SigmoidNoiseSchedule(8.0)), False),
@@ -55,14 +55,14 @@ def probabilities(protocol):
 class TestLearning:
     def test_the_loss_falls(self, protocol):
         loss = trained(protocol)[1]["loss"]
-        # What is left is the noise of labels that were hidden in it; a quarter at least is learnt.
+        # The rest of the loss is due to the noise that hides the labels; at least a quarter is learned.
         assert np.mean(loss[-50:]) < 0.75 * np.mean(loss[:10])
 
     def test_it_classifies(self, protocol):
         found = probabilities(protocol)
         assert found.shape == (240, 3)
         np.testing.assert_allclose(np.sum(found, axis=1), np.ones(240), rtol=1e-5)
-        # 99.9 % is possible, in more steps.
+        # 99.9 % is possible with more steps.
         assert np.mean(np.argmax(found, axis=1) == blobs(1)[1]) > 0.95
 
 
@@ -71,16 +71,16 @@ class TestPredict:
         found = trained("FM")[0].predict(blobs(1)[0], key=KEY)
         np.testing.assert_array_equal(found, np.argmax(probabilities("FM"), axis=1))
 
-    def test_an_input_does_not_feel_its_neighbours(self):
+    def test_an_input_does_not_depend_on_the_other_inputs(self):
         inputs = blobs(1)[0].copy()
         inputs[:100] = 17.0
         found = trained("FM")[0].predict_proba(inputs, key=KEY)
         np.testing.assert_array_equal(found[100:], probabilities("FM")[100:])
 
-    def test_chunks_do_not_matter(self):
-        """Nor the number of inputs, nor that the last chunk is not full."""
+    def test_the_batch_size_does_not_matter(self):
+        """The number of inputs does not matter either, nor that the last batch is not full."""
         found = trained("FM")[0].predict_proba(blobs(1)[0][:7], key=KEY, batch_size=3)
-        # Products of other sizes add up in another order.
+        # Matrix products of another size are summed in another order.
         np.testing.assert_allclose(found, probabilities("FM")[:7], atol=1e-3)
 
     def test_no_inputs(self):
@@ -94,12 +94,12 @@ class TestPredict:
         ],
         ids=["early stop", "other path"],
     )
-    def test_a_trained_categorical_flow_may_be_solved_otherwise(self, other):
+    def test_a_trained_categorical_flow_can_be_solved_in_other_ways(self, other):
         classifier = trained("categorical, VP")[0]
         inputs, labels = blobs(1)
         flow = other(classifier.flow)
         found = eqx.tree_at(lambda c: c.flow, classifier, flow).predict(inputs, key=KEY)
-        # As accurate as before.
+        # The accuracy is the same as before.
         assert np.mean(np.asarray(found) == labels) > 0.95
         assert flow.prediction.takes_embeddings
 
@@ -109,8 +109,8 @@ class TestPredict:
         np.testing.assert_array_equal(one, same)
         assert 0.5 < np.mean(np.asarray(one) != np.asarray(other)) < 0.8
 
-    def test_a_solve_that_fails_is_no_class(self):
-        """The second input's velocity turns too fast for the steps that are allowed; its neighbour's does not turn."""
+    def test_a_failed_solve_gives_no_class(self):
+        """The velocity of the second input oscillates too fast for the allowed steps; that of the first is 0."""
         network = lambda t, z, x: jnp.sin(x * t) * z  # noqa: E731
         classifier = fp.Classifier(flow=fp.fm_flow(network, shape=(3,)), embedding=fp.one_hot_embedding(3))
         integrator = fp.ODEIntegrator(max_steps=20)
@@ -124,7 +124,7 @@ class TestPredict:
 
     def test_more_draws_than_are_solved_at_once(self):
         found = motionless(trained("FM")[0]).predict_proba(blobs(1)[0][:2], key=KEY, num_draws=1500)
-        # Noise is read as each class alike: 4 standard errors.
+        # Noise is decoded as each class with equal probability: 4 standard errors.
         np.testing.assert_allclose(found, np.full((2, 3), 1 / 3), atol=4 * np.sqrt(2 / 9 / 1500))
 
     @pytest.mark.parametrize("name", ["num_draws", "batch_size"])
@@ -143,7 +143,7 @@ class TestPredict:
     ids=["Euler", "Heun", "adaptive"],
 )
 def test_function_evaluations_are_the_networks_calls(path, integrator):
-    """Counted for one input alone, whatever its neighbour needs."""
+    """The count is that of one input alone, whatever the other input needs."""
     calls = []
 
     def network(t, z, x):
@@ -159,7 +159,7 @@ def test_function_evaluations_are_the_networks_calls(path, integrator):
     jax.effects_barrier()
     assert found[0] == len(calls)
     match integrator:
-        case None:  # ten steps, and the target at the end of the span
+        case None:  # ten steps, and one evaluation of the target at the end of the span
             assert list(found) == [11, 11]
         case fp.ODEIntegrator(solver=dfx.Heun()):
             assert list(found) == [8, 8]
@@ -168,7 +168,7 @@ def test_function_evaluations_are_the_networks_calls(path, integrator):
 
 
 def motionless(classifier):
-    """The same classifier with a velocity of 0: what it reads is the noise that it began with."""
+    """The same classifier with a velocity of 0: it decodes the noise it started from."""
     return eqx.tree_at(
         lambda c: (c.flow.network.layers[-1].weight, c.flow.network.layers[-1].bias),
         classifier,
@@ -177,7 +177,7 @@ def motionless(classifier):
 
 
 def test_the_readout_does_not_see_the_input():
-    """With noise in place of the end point, a trained classifier is at chance, and blind to its input."""
+    """If the end point is noise, a trained classifier is at chance level, and the input does not affect it."""
     still = motionless(trained("FM")[0])
     inputs, labels = blobs(1)
     found = np.asarray(still.predict_proba(inputs, key=KEY))
@@ -188,14 +188,14 @@ def test_the_readout_does_not_see_the_input():
 
 def counting(calls):
     def encoder(example):
-        jax.debug.callback(lambda _: calls.append(1), example)  # once an example under `vmap`
+        jax.debug.callback(lambda _: calls.append(1), example)  # called once for each example under `vmap`
         return example
 
     return encoder
 
 
 def test_many_draws_estimate_the_probabilities_by_one_encoding():
-    """Around the exact denoiser the share of draws that end at a class is p(y | x)."""
+    """With the exact denoiser, the fraction of draws that end at a class is p(y | x)."""
     calls = []
     priors = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.34, 0.33, 0.33]], np.float32)
     classifier = fp.Classifier(
@@ -207,9 +207,9 @@ def test_many_draws_estimate_the_probabilities_by_one_encoding():
     found = classifier.predict_proba(jnp.log(priors), key=KEY, integrator=integrator, num_draws=2000, batch_size=2)
     jax.block_until_ready(found)
     jax.effects_barrier()
-    # 2,000 draws of 60 evaluations each, and four encodings: three inputs, of which two chunks of two are made.
+    # 2,000 draws of 60 evaluations each, but four encodings: three inputs in two batches of two.
     assert len(calls) == 4
-    # 4 standard errors, and 0.01 for the steps and a readout that is not quite sure of its class.
+    # 4 standard errors, and 0.01 for the discretisation and for a readout that is not exactly 0 or 1.
     assert np.all(np.abs(found - priors) < 4 * np.sqrt(priors * (1 - priors) / 2000) + 0.01)
 
 
@@ -228,7 +228,7 @@ class Stateful(eqx.Module):
 
 
 class Dropped(eqx.Module):
-    """Logits that are 0 in training and (0, 0, 9) in use, as those of a network with dropout may be."""
+    """Logits that are 0 in training and (0, 0, 9) in prediction, like a network with dropout."""
 
     inference: bool = False
 
@@ -236,7 +236,7 @@ class Dropped(eqx.Module):
         return jnp.where(self.inference, jnp.array([0.0, 0.0, 9.0]), jnp.zeros(3))
 
 
-# Op by op it takes seconds to compile.
+# Without `jit`, compiling it operation by operation takes seconds.
 loss_of = eqx.filter_jit(lambda classifier, inputs, labels: classifier.loss(inputs, labels, key=KEY))
 
 
@@ -251,7 +251,7 @@ class TestLoss:
         assert float(loss_of(classifier, inputs, labels)) == pytest.approx(wanted, rel=1e-5)
 
     def test_regression_against_no_velocity(self):
-        """`E |z_1 - z_0|^2` is the dimension plus the square of the embeddings' norm."""
+        """`E |z_1 - z_0|^2` is the dimension plus the squared norm of the embeddings."""
         flow = fp.fm_flow(Constant(jnp.zeros(3)), shape=(3,))
         classifier = fp.Classifier(flow=flow, embedding=fp.one_hot_embedding(3, norm=2.0))
         inputs, labels = blobs(0, 4000)
@@ -310,17 +310,17 @@ class TestConstruction:
         assert isinstance(bare.readout, fp.RadialReadout)
         np.testing.assert_array_equal(bare.condition(jnp.arange(2.0)), [0.0, 1.0])
 
-    def test_the_condition_carries_the_embeddings_only_where_they_are_needed(self):
+    def test_the_condition_contains_the_embeddings_only_if_they_are_needed(self):
         features, matrix = untrained("categorical, VP").condition(jnp.ones(2))
         np.testing.assert_array_equal(matrix, np.eye(3))
-        # Both encoders are of one key.
+        # Both encoders were made with the same key.
         np.testing.assert_array_equal(untrained("FM").condition(jnp.ones(2)), features)
 
     def test_an_embedding_of_another_shape_is_refused(self):
         with pytest.raises(ValueError, match=r"`flow` has shape \(3,\) where `embedding` has points of \(4,\)"):
             fp.Classifier(flow=fp.fm_flow(Constant(jnp.zeros(3)), shape=(3,)), embedding=fp.one_hot_embedding(4))
 
-    def test_the_objective_looks_through_an_early_stop(self):
+    def test_the_default_objective_is_the_same_with_an_early_stop(self):
         flow = untrained("categorical, VP").flow
         early = dataclasses.replace(flow, prediction=fp.EarlyStopPrediction(flow.prediction))
         changed = fp.change_path(flow, fp.CondOTPath())
@@ -342,7 +342,7 @@ class TestConstruction:
         with pytest.raises(ValueError, match=message):
             fp.Classifier(flow=flow, embedding=fp.one_hot_embedding(3))
 
-    def test_cross_entropy_of_what_are_no_logits_is_refused(self):
+    def test_cross_entropy_without_logits_is_refused(self):
         with pytest.raises(ValueError, match="`objective` CrossEntropyObjective needs a network that returns logits"):
             fp.Classifier(
                 flow=fp.fm_flow(Constant(jnp.zeros(3)), shape=(3,)),
@@ -365,7 +365,7 @@ class TestLearnedEmbedding:
         assert np.all(np.max(np.abs(after - before), axis=1) > 1e-2)
         np.testing.assert_allclose(np.linalg.norm(after, axis=1), np.full(3, 1.5), rtol=1e-5)
 
-    def test_is_what_the_flow_is_given(self):
+    def test_is_passed_to_the_flow(self):
         classifier = trained(self.LEARNED)[0]
         np.testing.assert_array_equal(classifier.condition(jnp.ones(2))[1], classifier.embedding.matrix)
 

@@ -1,4 +1,4 @@
-"""NoProp-DT: its blocks do not hear of one another, are those of a loop, and classify."""
+"""NoProp-DT: its blocks are independent, equal a loop over single blocks, and classify."""
 
 import functools
 
@@ -27,7 +27,7 @@ class Constant(eqx.Module):
 
 
 class Perceptron(eqx.Module):
-    """Logits of a hidden layer that sees time, place and features; small, for compiling is what takes the time."""
+    """Logits of a hidden layer of time, point and features. It is small, since compilation takes most of the time."""
 
     first: jax.Array
     second: jax.Array
@@ -49,7 +49,7 @@ class Encoder(eqx.Module):
 
 
 class Wide(eqx.Module):
-    """As an image's: many numbers on the way to a few."""
+    """An encoder with many activations and few features, like one of images."""
 
     weight: jax.Array
 
@@ -69,7 +69,7 @@ def encoders():
 
 @functools.cache
 def blocks(**kwargs):
-    """With encoders of their own and all that can be trained."""
+    """Blocks with one encoder each, and all parts that can be trained."""
     settings = {"encoder": encoders(), "embedding": learned(), "objective": fp.ELBOObjective(eta=0.1)}
     return fp.NoPropDT(networks(), **settings | kwargs)
 
@@ -94,7 +94,7 @@ terms_of = eqx.filter_jit(lambda model, inputs, labels: model.terms(inputs, labe
 
 @eqx.filter_jit
 def jacobian_of(model, inputs, labels):
-    """The loss of each block, and its gradient in all parameters."""
+    """The loss of each block, and its gradient with respect to all parameters."""
     parameters, rest = eqx.partition(model, fp.trainable(model))
 
     def losses(parameters):
@@ -112,7 +112,7 @@ def jacobian(keep_activations=False):
 
 @pytest.mark.parametrize("keep_activations", [True, False])
 class TestIndependence:
-    """The heart of the matter: no gradient crosses from block to block, taken at once or in turn."""
+    """The main property: no gradient passes from block to block, whether computed at once or one by one."""
 
     def test_of_networks(self, keep_activations):
         for leaf in jax.tree.leaves(jacobian(keep_activations)[1].flow.network):
@@ -131,21 +131,21 @@ class TestIndependence:
                 else:
                     np.testing.assert_array_equal(encoder.weight[i], np.zeros((2, 4)))
 
-    def test_what_is_shared_hears_of_all(self, keep_activations):
+    def test_shared_parts_get_gradients_of_all_blocks(self, keep_activations):
         assert np.all(np.max(np.abs(jacobian(keep_activations)[1].embedding.rows), axis=(1, 2)) > 1e-4)
 
 
 class TestActivations:
-    """Blocks with encoders of their own are taken back one after another; automatic differentiation keeps all."""
+    """Blocks with one encoder each are differentiated one by one; automatic differentiation keeps all activations."""
 
-    def test_that_are_dropped_change_nothing(self):
+    def test_dropping_them_changes_nothing(self):
         (kept, wanted), (dropped, gradient) = jacobian(True), jacobian(False)
         np.testing.assert_allclose(dropped, kept, rtol=1e-5)
         for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(wanted), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
-    def test_that_are_dropped_take_no_memory(self):
-        """Five encoders that make 1000 numbers of one input: what all of them keep is several times what one does."""
+    def test_dropping_them_saves_memory(self):
+        """Five encoders with 1000 activations for one input: keeping all takes several times the memory of one."""
 
         keys = jax.random.split(KEY, 5)
         peaks = {}
@@ -185,21 +185,21 @@ class TestLosses:
 
     @pytest.mark.parametrize("eta", [1.0, 0.1])
     def test_the_bound_of_constant_targets(self, eta):
-        """`T eta/2 (SNR_i - SNR_{i-1}) |u_i - u_y|^2`, whose mean is the sum of the bound's terms, times eta."""
+        """`T eta/2 (SNR_i - SNR_{i-1}) |u_i - u_y|^2`: its mean over blocks is eta times the sum in the bound."""
         inputs, labels = blobs(0, 50)
         model = constant(prediction=fp.TargetPrediction(), objective=fp.ELBOObjective(eta=eta))
         abar = 0.01 + 0.98 * np.sin(np.pi / 2 * np.linspace(0, 1, T + 1))
         rise = np.diff(abar / (1 - abar))
         squares = np.mean(np.sum((LOGITS[:, None] - np.eye(3)[labels]) ** 2, axis=2), axis=1)
         terms = terms_of(model, inputs, labels)
-        # Of abar = 0.99, whose distance from 1 is one of 170,000 steps of single precision.
+        # Here 1 - abar = 0.01, which is 170,000 units of single precision's rounding.
         assert float(terms["regression"]) == pytest.approx(np.sum(eta / 2 * rise * squares), rel=1e-4)
-        # KL(N(sqrt(abar_0) u_y, 1 - abar_0) || N(0, 1)), once.
+        # KL(N(sqrt(abar_0) u_y, 1 - abar_0) || N(0, 1)) occurs once.
         prior = 0.5 * (0.01 * 1 - 3 * 0.01 - 3 * np.log(0.99))
         assert float(terms["prior"]) == pytest.approx(prior, abs=1e-6)
 
     def test_are_those_of_a_loop(self):
-        """Over networks and encoders that are not stacked, with the noise that each block draws."""
+        """The loop is over networks and encoders that are not stacked, with the noise that each block draws."""
         model, (inputs, labels) = blocks(), blobs(0, 30)
         for index, key in enumerate(jax.random.split(KEY, T)):
             one = single_terms(model, networks()[index], encoders()[index], index, inputs, labels, key)
@@ -214,7 +214,7 @@ class TestLosses:
         np.testing.assert_allclose(value, sum(terms.values()), rtol=1e-5)
 
     def test_follow_the_encoder_of_each_block(self):
-        """A shared encoder is the same as one for each that are alike."""
+        """A shared encoder gives the same result as equal encoders, one for each block."""
         model = shared()
         alike = fp.NoPropDT(networks(), encoder=[encoders()[0]] * T, embedding=fp.one_hot_embedding(3))
         found = losses_of(model, *blobs(0, 30))
@@ -223,7 +223,7 @@ class TestLosses:
 
 @eqx.filter_jit
 def single_terms(model, network, encoder, index, inputs, labels, key):
-    """A block's terms by its own parts, and its own weight: nothing is stacked."""
+    """The terms of a block from its own parts and weight: nothing is stacked."""
     weighting = fp.StepELBOWeighting(T)
     path = fp.VPPath(fp.CosineNoiseSchedule())
     flow = fp.Flow(network, path, fp.CategoricalPrediction(), shape=(3,), weighting=weighting)
@@ -232,7 +232,7 @@ def single_terms(model, network, encoder, index, inputs, labels, key):
 
 
 class TestBlocks:
-    def test_are_the_networks_that_were_given(self):
+    def test_have_the_given_networks(self):
         t, z, x = jnp.asarray(0.3), jnp.arange(3.0), jnp.ones(4)
         for index in range(T):
             block = blocks().block(index)
@@ -242,7 +242,7 @@ class TestBlocks:
         np.testing.assert_array_equal(block.flow.network(t, z, x), networks()[-1](t, z, x))
 
     def test_have_the_blocks_loss(self):
-        """Of constant logits, which no noise changes."""
+        """The logits are constant, so that noise does not change the loss."""
         batch, model = blobs(0, 50), constant()
         found = losses_of(model, *batch)
         for index in (0, T - 1):
@@ -250,7 +250,7 @@ class TestBlocks:
             np.testing.assert_allclose(loss, found[index], rtol=1e-5)
 
     @pytest.mark.parametrize("prediction", [fp.CategoricalPrediction(), fp.VelocityPrediction()])
-    def test_see_their_own_time(self, prediction):
+    def test_are_trained_at_their_own_time(self, prediction):
         """Also if the flow's span ends before 1, as with a velocity prediction."""
         model = constant(prediction=prediction)
         for index in range(T):
@@ -258,12 +258,12 @@ class TestBlocks:
             np.testing.assert_allclose(times, np.full(2, index / T), rtol=1e-6)
 
     @pytest.mark.parametrize("make", [blocks, shared, constant])
-    def test_put_back_change_nothing(self, make):
+    def test_putting_one_back_changes_nothing(self, make):
         model = make()
         for index in range(T):
             assert eqx.tree_equal(model.with_block(index, model.block(index)), model)
 
-    def test_trained_change_only_themselves_and_what_is_shared(self):
+    def test_training_one_changes_only_it_and_the_shared_parts(self):
         model = fp.NoPropDT(networks(), encoder=encoders(), embedding=learned())
         settings = {"steps": 1, "steps_per_call": 1, "batch_size": 30, "key": KEY, "progress": False}
         block, _ = fp.fit(model.block(1), blobs(0), optax.adam(1e-2), **settings)
@@ -279,7 +279,7 @@ class TestBlocks:
         assert not eqx.tree_equal(after.embedding, model.embedding)
 
     @pytest.mark.parametrize("index", [-1, T])
-    def test_that_are_not_there_are_refused(self, index):
+    def test_an_index_out_of_range_is_refused(self, index):
         with pytest.raises(IndexError, match=f"`index` is {index}: there are blocks 0 to 3"):
             constant().block(index)
         with pytest.raises(IndexError, match=f"`index` is {index}"):
@@ -292,7 +292,7 @@ transport_of = eqx.filter_jit(lambda model, features, key: model.transport(featu
 class TestTransport:
     @pytest.mark.parametrize("stochasticity", [1.0, 0.0])
     def test_is_the_papers_loop(self, stochasticity):
-        """`z_i = a u_i + b z_{i-1} + sqrt(c) eps` with the coefficients in abar, in NumPy's float64."""
+        """`z_i = a u_i + b z_{i-1} + sqrt(c) eps` with the coefficients in abar, computed in NumPy's float64."""
         model, example = blocks(stochasticity=stochasticity), jnp.array([0.5, -1.0])
         features = model.encode(example)
         key_start, key_steps = jax.random.split(KEY)
@@ -306,11 +306,11 @@ class TestTransport:
             a = np.sqrt(abar[i]) * (1 - r) / (1 - abar[i - 1])
             b = np.sqrt(r) * (1 - abar[i]) / (1 - abar[i - 1])
             c = (1 - abar[i]) * (1 - r) / (1 - abar[i - 1])
-            if stochasticity == 0:  # Song, Meng & Ermon 2021, eq. 12: the estimated noise is kept
+            if stochasticity == 0:  # Song, Meng & Ermon 2021 (arXiv:2010.02502), eq. 12: the estimated noise is kept
                 b, c = np.sqrt((1 - abar[i]) / (1 - abar[i - 1])), 0
                 a = np.sqrt(abar[i]) - b * np.sqrt(abar[i - 1])
             z = a * u + b * z + np.sqrt(c) * np.asarray(jax.random.normal(key, (3,)), float)
-        # Four steps of single precision.
+        # The rounding of four steps in single precision.
         np.testing.assert_allclose(transport_of(model, features, KEY), z / np.sqrt(abar[-1]), atol=1e-5)
 
     def test_features_are_those_of_each_encoder(self):
@@ -343,22 +343,22 @@ class TestPredicting:
         found = trained()[0].predict(blobs(1)[0], key=KEY)
         np.testing.assert_array_equal(found, np.argmax(probabilities(), axis=1))
 
-    def test_an_input_does_not_feel_its_neighbours(self):
+    def test_an_input_does_not_depend_on_the_other_inputs(self):
         inputs = blobs(1)[0].copy()
         inputs[:100] = 17.0
         np.testing.assert_array_equal(trained()[0].predict_proba(inputs, key=KEY)[100:], probabilities()[100:])
 
-    def test_chunks_do_not_matter(self):
+    def test_the_batch_size_does_not_matter(self):
         found = trained()[0].predict_proba(blobs(1)[0][:7], key=KEY, batch_size=3)
-        # Products of other sizes add up in another order.
+        # Matrix products of another size are summed in another order.
         np.testing.assert_allclose(found, probabilities()[:7], atol=1e-3)
 
     def test_draws_are_averaged_after_one_encoding(self):
-        """Blocks that know `p(y | x)`, by Bayes' rule, end at each class that often."""
+        """Blocks that are exact, by Bayes' rule, end at each class with probability `p(y | x)`."""
         priors, calls = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]], np.float32), []
 
         def encoder(example):
-            jax.debug.callback(lambda _: calls.append(1), example)  # once an example under `vmap`
+            jax.debug.callback(lambda _: calls.append(1), example)  # called once for each example under `vmap`
             return jnp.log(example)
 
         num_blocks = 40
@@ -372,7 +372,7 @@ class TestPredicting:
         jax.block_until_ready(found)
         jax.effects_barrier()
         assert len(calls) == 2 * num_blocks
-        # 4 standard errors, and 0.02 for the steps and the end points.
+        # 4 standard errors, and 0.02 for the discretisation and the end points.
         assert np.all(np.abs(found - priors) < 4 * np.sqrt(priors * (1 - priors) / 2000) + 0.02)
 
     @pytest.mark.parametrize("name", ["num_draws", "batch_size"])
@@ -399,7 +399,7 @@ class TestConstruction:
             ({"readout": fp.LinearReadout((3,), 3, key=KEY)}, "`readout` is LinearReadout"),
         ],
     )
-    def test_what_does_not_fit_is_refused(self, change, message):
+    def test_arguments_that_do_not_fit_are_refused(self, change, message):
         settings = {"networks": [Constant(jnp.zeros(3))] * 2, "embedding": fp.one_hot_embedding(3)} | change
         with pytest.raises(ValueError, match=message):
             fp.NoPropDT(settings.pop("networks"), **settings)

@@ -1,4 +1,4 @@
-"""Embeddings, prototypes against brute force, and the measure of collapse."""
+"""Embeddings, prototypes compared with brute force, and the diagnostics of collapse."""
 
 import equinox as eqx
 import jax
@@ -34,7 +34,7 @@ class TestEmbedding:
 
         model = Repelled(fp.learned_embedding(3, 3, norm=2.0, key=key))
         trained, _ = fp.fit(model, (jnp.zeros(1),), optax.adamw(0.1), steps=200, batch_size=1, key=key, progress=False)
-        # The loss is least for orthogonal rows; their lengths do not take part.
+        # The loss is smallest for orthogonal rows; their lengths do not affect it.
         gram = np.asarray(trained.embedding.matrix @ trained.embedding.matrix.T)
         np.testing.assert_allclose(gram, 4 * np.eye(3), atol=1e-2)
 
@@ -79,11 +79,11 @@ class TestEmbedding:
 
 class TestOrthogonal:
     @pytest.mark.parametrize("dim", [4, 9])
-    def test_begins_at_right_angles(self, dim, key):
+    def test_starts_orthogonal(self, dim, key):
         matrix = np.asarray(fp.orthogonal_embedding(4, dim, norm=1.5, key=key).matrix)
         np.testing.assert_allclose(matrix @ matrix.T, 1.5**2 * np.eye(4), atol=1e-5)
 
-    def test_begins_as_a_tight_frame_where_there_is_no_room(self, key):
+    def test_starts_as_a_tight_frame_in_few_dimensions(self, key):
         embedding = fp.orthogonal_embedding(7, 3, norm=2.0, key=key)
         np.testing.assert_allclose(embedding.rows.T @ embedding.rows, np.eye(3), atol=1e-6)
         np.testing.assert_allclose(np.linalg.norm(embedding.matrix, axis=1), np.full(7, 2.0), rtol=1e-6)
@@ -93,7 +93,7 @@ class TestOrthogonal:
 
 
 def most_typical(points):
-    """By the definition, one point at a time."""
+    """Computed by the definition, one point at a time."""
     medians = []
     for i, point in enumerate(points):
         others = np.delete(points, i, axis=0).reshape(len(points) - 1, -1)
@@ -104,7 +104,7 @@ def most_typical(points):
 RNG = np.random.default_rng(0)
 LABELS = RNG.permutation(np.repeat(np.arange(3), [6, 7, 11]))
 IMAGES = RNG.integers(0, 256, size=(24, 4, 3, 2), dtype=np.uint8)
-#: What each class is to be found as, in units of the encoder.
+#: The expected prototype of each class, in the space of the encoder.
 PROTOTYPES = np.stack([most_typical(IMAGES[label == LABELS] / np.float32(255)) for label in range(3)])
 
 
@@ -116,13 +116,13 @@ class TestPrototypes:
         floats = fp.prototype_embedding(jnp.asarray(IMAGES / np.float32(255)), jnp.asarray(LABELS), norm=None)
         np.testing.assert_allclose(floats.matrix, embedding.matrix, rtol=1e-6)
 
-    def test_lie_about_their_mean_at_the_norm(self):
+    def test_lie_around_their_mean_at_the_norm(self):
         matrix = np.asarray(fp.prototype_embedding(IMAGES, LABELS).matrix).reshape(3, -1)
         centred = (PROTOTYPES - PROTOTYPES.mean(axis=0)).reshape(3, -1)
         np.testing.assert_allclose(matrix, centred / np.linalg.norm(centred, axis=1, keepdims=True), atol=1e-6)
 
-    def test_in_the_space_of_an_encoder(self):
-        """Which is given the bytes, and moves the medians."""
+    def test_are_compared_in_the_space_of_an_encoder(self):
+        """The encoder is given the bytes, and changes the medians."""
 
         def encoder(image):
             assert image.dtype == jnp.uint8
@@ -133,8 +133,8 @@ class TestPrototypes:
         found = fp.prototype_embedding(IMAGES, LABELS, encoder=encoder, norm=None)
         np.testing.assert_allclose(found.matrix, wanted, rtol=1e-6)
 
-    def test_many_points_in_blocks(self):
-        """One of the third block is in the middle of all; they are far from the origin."""
+    def test_many_points_are_compared_in_blocks(self):
+        """The most typical point is in the third block; all points are far from the origin."""
         points = RNG.normal(size=(1201, 2)) + 50
         points[1100] = 50
         other = np.array([[0.0, 0.0]])
@@ -143,8 +143,8 @@ class TestPrototypes:
         found = fp.prototype_embedding(inputs, labels, norm=None, max_per_class=5000)
         np.testing.assert_array_equal(found.matrix, [most_typical(inputs[:1201]), [0.0, 0.0]])
 
-    def test_the_first_ones_count(self):
-        """Of 0, 1, 2, 9, 9, 9, 9 the middle is 1 among three, and 9 among all."""
+    def test_only_the_first_examples_are_compared(self):
+        """Of 0, 1, 2, 9, 9, 9, 9, the middle of the first three is 1, and the middle of all is 9."""
         inputs, labels = np.array([[0.0], [1], [2], [9], [9], [9], [9], [-5]], np.float32), np.array([0] * 7 + [1])
         for limit, wanted in ((3, 1.0), (7, 9.0)):
             found = fp.prototype_embedding(inputs, labels, norm=None, max_per_class=limit)
@@ -159,7 +159,7 @@ class TestPrototypes:
         embedding = fp.prototype_embedding(IMAGES, LABELS)
         gradient = eqx.filter_grad(lambda embedding: jnp.sum(embedding.matrix * IMAGES[:3]))(embedding).rows
         assert gradient.shape == (3, 4, 3, 2)
-        # Along the sphere: at right angles to each image.
+        # The gradient lies along the sphere: orthogonal to each image.
         products = np.sum(np.asarray(gradient * embedding.matrix), axis=(1, 2, 3))
         np.testing.assert_allclose(products, np.zeros(3), atol=1e-5 * float(jnp.max(jnp.abs(gradient))))
 
@@ -176,7 +176,7 @@ class TestPrototypes:
             (np.ones((3, 2)), np.arange(3), {}, "at the mean"),
         ],
     )
-    def test_what_is_refused(self, inputs, labels, kwargs, message):
+    def test_refusals(self, inputs, labels, kwargs, message):
         with pytest.raises(ValueError, match=message):
             fp.prototype_embedding(inputs, labels, **kwargs)
 
@@ -196,7 +196,7 @@ def embedding_of(rows, norm=None):
 
 class TestDiagnostics:
     def test_of_a_triangle(self):
-        """Three corners at distances 3, 4 and 5; singular values by hand from the centred Gram matrix."""
+        """Three corners at distances 3, 4 and 5; the singular values follow by hand from the centred Gram matrix."""
         found = fp.embedding_diagnostics(embedding_of([[0.0, 0.0], [3.0, 0.0], [0.0, 4.0]]))
         assert found.smallest_distance == pytest.approx(3.0)
         assert found.nearest_classes == (0, 1)
@@ -218,7 +218,7 @@ class TestDiagnostics:
         ],
     )
     def test_of_a_simplex(self, embedding, distance, rank, key):
-        """All at one distance, all directions alike: the greatest rank there is, and no warning."""
+        """All distances are equal, and so are all directions: the rank is the largest possible, without a warning."""
         found = fp.embedding_diagnostics(embedding(key))
         assert found.smallest_distance == pytest.approx(distance, rel=1e-5)
         assert found.effective_rank == pytest.approx(rank, rel=1e-5)
@@ -254,7 +254,7 @@ class TestDiagnostics:
         assert line == "3 embeddings of norm 1 to 1, smallest distance 1.41 (classes 0 and 1), effective rank 2 of 2"
 
     def test_what_is_not_finite_is_refused(self):
-        """As a training that diverged leaves them."""
+        """Training that has diverged gives such embeddings."""
         diverged = eqx.tree_at(lambda embedding: embedding.rows, embedding_of(np.eye(2)), jnp.full((2, 2), jnp.nan))
         with pytest.raises(ValueError, match="not finite"):
             fp.embedding_diagnostics(diverged)
@@ -275,7 +275,7 @@ class TestRefusals:
             lambda norm, key: fp.Embedding(jnp.eye(3), norm),
         ],
     )
-    def test_a_norm_that_is_no_length(self, make, norm, key):
+    def test_a_norm_that_is_not_positive_and_finite(self, make, norm, key):
         with pytest.raises(ValueError, match=r"`norm` is .*: give (a|the) positive length"):
             make(norm, key)
 
@@ -290,16 +290,16 @@ class TestRefusals:
             (jnp.asarray(1.0), None, TypeError, "`rows` is a float32 array of shape"),
         ],
     )
-    def test_rows_that_are_no_points(self, rows, norm, error, message):
+    def test_rows_that_are_not_points(self, rows, norm, error, message):
         with pytest.raises(error, match=message):
             fp.Embedding(rows, norm)
 
-    def test_rows_are_not_looked_at_when_traced(self):
-        """An ensemble, a shape alone."""
+    def test_rows_are_not_checked_when_traced(self):
+        """For example in an ensemble, or in an evaluation of shapes only."""
         made = eqx.filter_vmap(lambda key: fp.learned_embedding(3, 2, key=key))(jax.random.split(jax.random.key(0), 4))
         assert made.rows.shape == (4, 3, 2)
         assert eqx.filter_eval_shape(lambda: fp.one_hot_embedding(3)).rows.array.shape == (3, 3)
-        # Nor does a concrete one end a trace.
+        # A concrete array inside a trace is not an error either.
         rows = jnp.eye(3)
         assert eqx.filter_jit(lambda labels: fp.Embedding(rows, 2.0)(labels))(jnp.arange(3)).shape == (3, 3)
 

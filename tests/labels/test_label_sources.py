@@ -1,4 +1,4 @@
-"""Sources and couplings of labels: training asks for those of the flow, where predictions start, or refuses them."""
+"""Sources and couplings of labels: training uses those of the flow, as prediction does, or refuses them."""
 
 import diffrax as dfx
 import equinox as eqx
@@ -25,7 +25,7 @@ class Constant(eqx.Module):
 
 
 class FarSource(fp.AbstractSource):
-    """All its points are within 0.1 of `centre`. It notes every time that it is asked."""
+    """All its points are within 0.1 of `centre`. It records every call."""
 
     asked: list = eqx.field(static=True)
     centre: float = 7.0
@@ -39,7 +39,7 @@ class FarSource(fp.AbstractSource):
 
 
 class Reversed(fp.AbstractCoupling):
-    """Pairs the last noise with the first data. It notes the condition that it was given."""
+    """Pairs the last noise with the first data. It records the condition that it was given."""
 
     asked: list = eqx.field(static=True)
 
@@ -69,7 +69,7 @@ def classifier(source=None, coupling=None, objective=None, prediction=None):
     )
 
 
-# Name -> the objective and the prediction that it takes.
+# Name -> an objective, and a prediction that suits it.
 OBJECTIVES = {
     "regression": (fp.RegressionObjective(), None),
     "cross-entropy": (fp.CrossEntropyObjective(), fp.CategoricalPrediction()),
@@ -81,16 +81,16 @@ OBJECTIVES = {
 
 class TestTraining:
     @pytest.mark.parametrize("name", OBJECTIVES)
-    def test_a_classifier_asks_for_its_noise_and_its_pairs(self, name):
+    def test_a_classifier_uses_the_source_and_the_coupling(self, name):
         objective, prediction = OBJECTIVES[name]
         asked, pairs = [], []
         model = classifier(FarSource(asked), Reversed(pairs), objective, prediction)
         assert np.isfinite(float(model.loss(INPUTS, LABELS, key=KEY)))
         assert asked == ["source"]
-        # The condition is the features, never the labels.
+        # The condition is the features, not the labels.
         np.testing.assert_array_equal(pairs[0], 2 * INPUTS)
 
-    def test_a_regressor_asks_for_its_noise_and_its_pairs(self):
+    def test_a_regressor_uses_the_source_and_the_coupling(self):
         asked, pairs = [], []
         model = fp.Regressor(flow=flow_of(FarSource(asked), Reversed(pairs)), encoder=lambda x: 2 * x)
         assert np.isfinite(float(model.loss(INPUTS, EMBEDDING[LABELS], key=KEY)))
@@ -102,7 +102,7 @@ class TestTraining:
         model = fp.AdjointClassifier(classifier(FarSource(asked), Reversed(pairs)))
         loss = float(model.loss(INPUTS, LABELS, key=KEY))
         assert (asked, pairs) == (["source"], [])
-        # Nothing moves: the mean distance is that of (7, 7), whose nearest is the second embedding.
+        # The velocity is 0, so the end is near (7, 7), whose nearest embedding is the second.
         squares = np.sum((7 - EMBEDDING) ** 2, axis=1)
         logits = -squares / (2 * 0.2**2 * 1.6**2)
         wanted = np.mean(np.log(np.sum(np.exp(logits - logits.max()))) + logits.max() - logits[LABELS])
@@ -110,8 +110,8 @@ class TestTraining:
         assert loss == pytest.approx(wanted, abs=8)
 
     @pytest.mark.parametrize(("source", "wanted"), [(None, 2.0), (7.0, 2 * 49 + 2 * 0.01)])
-    def test_the_regression_is_of_the_sources_noise(self, source, wanted):
-        """`E |z_1 - z_0|^2 = |E z_0|^2 - 2 z_1 E z_0 + |z_1|^2 + tr Cov z_0` against a velocity of 0."""
+    def test_the_regression_uses_the_noise_of_the_source(self, source, wanted):
+        """`E |z_1 - z_0|^2 = |E z_0|^2 - 2 z_1 E z_0 + |z_1|^2 + tr Cov z_0` for a velocity of 0."""
         model = classifier(None if source is None else FarSource([], source), objective=fp.RegressionObjective())
         labels = np.arange(3000) % 3
         found = float(eqx.filter_jit(model.loss)(np.zeros((3000, 2), np.float32), labels, key=KEY))
@@ -122,7 +122,7 @@ class TestTraining:
         assert found == pytest.approx(wanted, abs=4 * np.sqrt(variance / 3000))
 
     def test_the_coupling_changes_the_pairs(self):
-        """An error of the noise itself: of the paired row, not of the one that was drawn in its place."""
+        """The error is that of the paired noise, not of the noise that was drawn in its row."""
         pairs = []
         flow = fp.Flow(
             Constant(jnp.zeros(2)), fp.CondOTPath(), fp.NoisePrediction(), shape=(2,), coupling=Reversed(pairs)
@@ -137,7 +137,7 @@ class TestTraining:
         np.testing.assert_allclose(found, plain.loss(INPUTS, LABELS, key=KEY, weights=last), rtol=1e-6)
 
     def test_within_classes_of_features(self):
-        """`ClassCost` on features that all differ leaves every pair as it is drawn: the noise tells nothing of `x`."""
+        """`ClassCost` on features that all differ leaves every pair as drawn: the noise is independent of `x`."""
         model = classifier(coupling=fp.ConditionalOTCoupling(fp.ClassCost()))
         assert np.isfinite(float(model.loss(INPUTS, LABELS, key=KEY)))
 
@@ -164,7 +164,7 @@ class TestRefusals:
             classifier(source, coupling, fp.ELBOObjective())
         assert "`fp.GaussianSource()`" in str(error.value) or "`fp.IndependentCoupling()`" in str(error.value)
 
-    def test_blocks_that_were_given_another_source(self):
+    def test_blocks_with_another_source(self):
         networks = [fp.nn.MLP((3,), condition_size=2, width=4, depth=1, key=key) for key in jax.random.split(KEY, 2)]
         blocks = fp.NoPropDT(networks, embedding=fp.one_hot_embedding(3))
         other = eqx.tree_at(lambda model: model.flow.source, blocks, FarSource([]))
@@ -186,7 +186,7 @@ class TestRefusals:
                 objective=objective,
             )
 
-    def test_a_readout_without_a_gradient_where_nothing_is_read(self):
+    def test_a_readout_without_a_gradient_is_fine_if_the_loss_does_not_use_it(self):
         model = fp.Classifier(
             flow=flow_of(None, None),
             embedding=fp.Embedding(fp.Frozen(jnp.asarray(EMBEDDING))),
@@ -195,7 +195,7 @@ class TestRefusals:
         )
         assert np.isfinite(float(model.loss(INPUTS, LABELS, key=KEY)))
 
-    def test_references_need_a_gradient(self):
+    def test_baselines_need_a_gradient(self):
         networks = [Constant(jnp.zeros(3))] * 2
         blocks = fp.NoPropDT(networks, embedding=fp.one_hot_embedding(3), readout=fp.NearestReadout())
         nearest = eqx.tree_at(lambda c: c.readout, classifier(), fp.NearestReadout())
@@ -205,7 +205,7 @@ class TestRefusals:
 
 
 def test_labels_from_data_are_learned():
-    """A flow that starts at two far points, and is trained from there, reaches the classes."""
+    """A flow that starts at two distant points, and is trained from there, reaches the classes."""
     points = jnp.array([[4.0, 4.0], [4.0, -4.0]])
     network = fp.nn.MLP((2,), condition_size=2, width=32, depth=2, key=KEY)
     flow = fp.fm_flow(network, shape=(2,), source=fp.EmpiricalSource(points))

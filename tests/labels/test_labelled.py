@@ -1,4 +1,4 @@
-"""What comes with a batch of inputs: labels of every kind, weights, and inputs that are not finite."""
+"""Labels of every type, weights of examples, and inputs that are not finite."""
 
 import functools
 
@@ -25,7 +25,7 @@ def network(seed=0):
 
 
 class Blind(eqx.Module):
-    """Logits of the input alone."""
+    """Logits that depend on the input only."""
 
     weight: jax.Array
 
@@ -54,7 +54,7 @@ def bound():
     return fp.Classifier(flow=flow, embedding=fp.one_hot_embedding(3), objective=fp.ELBOObjective())
 
 
-# All that is trained on labels.
+# All models that are trained on labels.
 MODELS = {
     "classifier": classifier,
     "bound": bound,
@@ -97,7 +97,7 @@ class TestLabels:
     @pytest.mark.parametrize("what", WRONG)
     @pytest.mark.parametrize("name", KINDS)
     def test_that_do_not_fit_are_refused_with_the_remedy(self, name, what):
-        """By the loss, and by the check that `fit` makes of all data, in one short sentence."""
+        """Both the loss and the check of the whole data set refuse them, in one short sentence."""
         labels, message = WRONG[what]
         model = MODELS[name]()
         for check in (lambda: model.loss(INPUTS, labels, key=KEY), lambda: model.check_data(INPUTS, labels)):
@@ -137,7 +137,7 @@ gradient_of = eqx.filter_jit(eqx.filter_grad(lambda model, *batch: model.loss(*b
 class TestWeights:
     @pytest.mark.parametrize("name", MODELS)
     def test_multiply_each_examples_loss(self, name):
-        """The loss is linear in them: each example's own is what a weight on it alone gives."""
+        """The loss is linear in the weights: a weight on one example alone gives the loss of that example."""
         model = MODELS[name]()
         single = [float(loss_of(model, INPUTS, LABELS, weights=12 * row)) for row in np.eye(12, dtype=np.float32)]
         found = float(loss_of(model, INPUTS, LABELS, weights=WEIGHTS))
@@ -145,8 +145,8 @@ class TestWeights:
         assert float(loss_of(model, INPUTS, LABELS)) == pytest.approx(np.mean(single), rel=1e-4)
 
     @pytest.mark.parametrize("in_turn", [None, True, False])
-    def test_are_as_repeated_rows(self, in_turn):
-        """Of logits that depend on the input alone, whose cross-entropy no noise changes."""
+    def test_have_the_effect_of_repeated_rows(self, in_turn):
+        """The logits depend on the input only, so that noise does not change the cross-entropy."""
         if in_turn is None:
             model = eqx.tree_at(lambda model: model.flow.network, classifier(), Blind(jnp.ones((2, 3))))
         else:
@@ -162,7 +162,7 @@ class TestWeights:
 
     @pytest.mark.parametrize("name", MODELS)
     def test_reach_the_gradient(self, name):
-        """An example of weight 0 has none: another input in its place changes nothing, not even the schedule."""
+        """An example of weight 0 has no gradient: another input in its place changes nothing, not even the schedule."""
         weights = np.ones(12, np.float32)
         weights[3] = 0
         other = INPUTS.copy()
@@ -174,13 +174,13 @@ class TestWeights:
         changed = gradient_of(model, other, LABELS, np.ones(12, np.float32))
         assert any(not np.allclose(a, b) for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(changed), strict=True))
 
-    def test_may_be_counts(self):
+    def test_can_be_integers(self):
         counts = np.arange(12)
         wanted = loss_of(classifier(), INPUTS, LABELS, weights=counts.astype(np.float32))
         found = classifier().loss(INPUTS, LABELS, key=KEY, weights=counts)
         assert float(found) == pytest.approx(float(wanted), rel=1e-5)
 
-    def test_of_each_block(self):
+    def test_apply_to_each_block(self):
         model = blocks()
         losses = eqx.filter_jit(lambda weights: model.block_losses(INPUTS, LABELS, key=KEY, weights=weights))
         np.testing.assert_allclose(losses(3 * jnp.ones(12)), 3 * losses(None), rtol=1e-5)
@@ -205,7 +205,7 @@ class TestWeights:
 
 class TestNotFinite:
     @pytest.mark.parametrize("name", KINDS)
-    def test_a_row_of_nan_is_no_class_and_touches_no_other(self, name):
+    def test_a_row_of_nan_gets_no_class_and_does_not_affect_others(self, name):
         model = MODELS[name]()
         inputs = INPUTS.copy()
         inputs[[2, 7]] = np.nan
@@ -224,11 +224,11 @@ class TestNotFinite:
         broken = eqx.combine(jax.tree.map(lambda leaf: leaf * jnp.nan, parameters), rest)
         with pytest.raises(ValueError, match="probabilities of all 12 `inputs` are NaN although the inputs are finite"):
             broken.predict(INPUTS, key=KEY)
-        # Inside `jit` nothing can be said but -1.
+        # Inside `jit`, no error can be raised: the result is -1.
         np.testing.assert_array_equal(eqx.filter_jit(broken.predict)(INPUTS, key=KEY), np.full(12, -1))
 
     def test_an_encoder_does_not_hide_a_row_of_nan(self):
-        """Compiled for a CPU, `jax.nn.relu` makes 0 of NaN after a batch of convolutions: features that look right."""
+        """On a CPU, compiled code turns NaN into 0 in `jax.nn.relu` after convolutions: the features look right."""
         encoder = fp.nn.ConvEncoder((8, 8, 1), 2, channels=(4,), key=KEY)
         model = fp.Classifier(encoder=encoder, flow=classifier().flow, embedding=fp.one_hot_embedding(3))
         images = np.random.default_rng(0).uniform(size=(3, 8, 8, 1)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The terms of each objective against quadrature, the bound against a posterior that is known, and what they train."""
+"""The terms of each objective compared with quadrature, the bound with a known posterior, and their gradients."""
 
 import functools
 
@@ -26,7 +26,7 @@ def single(array):
 
 
 class Affine(eqx.Module):
-    """`S z + x`, of which every expectation under gaussian noise is known."""
+    """The network `S z + x`, whose expectations under gaussian noise are known."""
 
     slope: jax.Array
 
@@ -46,7 +46,7 @@ def schedule():
 
 
 def affine(make, objective, **kwargs):
-    """The classifier of linear readout whose network is `Affine`."""
+    """A classifier with a linear readout and the network `Affine`."""
     return fp.Classifier(
         flow=make(Affine(single(SLOPE)), shape=(2,), **kwargs),
         embedding=fp.Embedding(fp.Frozen(single(MATRIX))),
@@ -63,7 +63,7 @@ LOGITS = 2 * np.eye(3, dtype=np.float32)[LABELS]
 
 
 def categorical(objective):
-    """A classifier by logits `S z + x`."""
+    """A classifier with the logits `S z + x`."""
     return fp.Classifier(
         flow=fp.ct_flow(Affine(single(WEIGHT)), shape=(2,), schedule=schedule(), prediction=fp.CategoricalPrediction()),
         embedding=fp.Embedding(fp.Frozen(single(MATRIX))),
@@ -73,7 +73,7 @@ def categorical(objective):
 
 @eqx.filter_jit
 def terms_of(classifier, inputs, labels, keys):
-    """Many estimates of each term: one for each key. Beside them the loss, of the same keys."""
+    """Many estimates of each term, one for each key; and the loss for the same keys."""
 
     def one(key):
         return classifier.terms(inputs, labels, key=key), classifier.loss(inputs, labels, key=key)
@@ -82,13 +82,13 @@ def terms_of(classifier, inputs, labels, keys):
 
 
 def agrees(estimates, wanted, precision=0.01):
-    """Within 4 standard errors, which are small enough to tell."""
+    """Whether the mean is within 4 standard errors, and these are small enough for a test."""
     error = np.std(estimates) / np.sqrt(len(estimates))
     assert error < precision * max(abs(wanted), 1)
     assert abs(np.mean(estimates) - wanted) < 4 * error
 
 
-# Three dozen nodes integrate a logarithm of a softmax to 1e-8 or so.
+# 36 nodes integrate the logarithm of a softmax to about 1e-8.
 NODES, NODE_WEIGHTS = np.polynomial.hermite_e.hermegauss(36)
 NORMAL = np.stack(np.meshgrid(NODES, NODES), axis=-1).reshape(-1, 2)
 NORMAL_WEIGHTS = np.outer(NODE_WEIGHTS, NODE_WEIGHTS).ravel() / (2 * np.pi)
@@ -101,14 +101,14 @@ def cross_entropy(mean, factor, label):
 
 
 def over_time(function, start, end):
-    """An integral by 40 nodes."""
+    """An integral over time, with 40 nodes."""
     nodes, weights = np.polynomial.legendre.leggauss(40)
     places = (start + end) / 2 + (end - start) / 2 * nodes
     return (end - start) / 2 * sum(w * function(t) for w, t in zip(weights, places, strict=True))
 
 
 def elbo_by_hand(start, end):
-    """The terms of `bound` for end points of the log-SNR, in NumPy's float64: the mean over the three classes."""
+    """The terms of `bound` for given end points of the log-SNR, in NumPy's float64, averaged over the three classes."""
     share = 1 / (1 + np.exp(-start))
 
     def error(gamma, u, x):
@@ -117,7 +117,7 @@ def elbo_by_hand(start, end):
 
     def terms(label):
         u, x = MATRIX[label], INPUTS[label]
-        # Between two gaussians: the trace, the means, the dimension, the determinant.
+        # The divergence of two gaussians: the trace, the means, the dimension, the determinant.
         prior = 0.5 * (2 * (1 - share) + share * np.sum(u**2) - 2 - 2 * np.log(1 - share))
         regression = over_time(lambda gamma: np.exp(gamma) / 2 * error(gamma, u, x), start, end)
         return cross_entropy(u, np.exp(-end / 2) * np.eye(2), label), prior, ETA * regression
@@ -127,7 +127,7 @@ def elbo_by_hand(start, end):
 
 
 def flow_matching_by_hand(noise):
-    """Its terms, with `v = S z + x` at `z = t z_1 + (1 - t) z_0`, and noise of its own."""
+    """The terms of flow matching, with `v = S z + x` at `z = t z_1 + (1 - t) z_0` and path noise."""
 
     def terms(label):
         u, x = MATRIX[label], INPUTS[label]
@@ -171,7 +171,7 @@ class TestTerms:
         assert set(found("bound")[0]) == {"readout", "prior", "regression", "schedule"}
         assert set(found("flow matching")[0]) == {"regression", "anchor"}
 
-    def test_the_schedules_has_no_value(self):
+    def test_the_term_of_the_schedule_is_zero(self):
         np.testing.assert_array_equal(found("bound")[0]["schedule"], np.zeros(64))
 
     @pytest.mark.parametrize("name", ["bound", "flow matching"])
@@ -182,7 +182,7 @@ class TestTerms:
     @pytest.mark.parametrize(
         ("learned", "linear", "anchored"), [(False, False, False), (True, False, True), (False, True, True)]
     )
-    def test_an_anchor_is_there_for_what_it_trains(self, learned, linear, anchored):
+    def test_the_anchor_is_present_if_it_trains_something(self, learned, linear, anchored):
         classifier = fp.Classifier(
             flow=fp.fm_flow(Affine(single(SLOPE)), shape=(2,)),
             embedding=fp.Embedding(single(MATRIX) if learned else fp.Frozen(single(MATRIX))),
@@ -194,7 +194,7 @@ class TestTerms:
 
 
 def test_with_the_exact_denoiser_the_bound_is_the_likelihood():
-    """`-log p(y | x)` of each class alone: were a term weighed wrongly, the rarer class would betray it."""
+    """The bound equals `-log p(y | x)` for each class: a wrong weight of a term would show in the rarer class."""
     path = fp.VPPath(fp.SigmoidNoiseSchedule(13.0))
     flow = fp.Flow(
         fp.conformance.ClassPosterior(path), path, fp.CategoricalPrediction(), shape=(2,), weighting=fp.ELBOWeighting()
@@ -207,11 +207,11 @@ def test_with_the_exact_denoiser_the_bound_is_the_likelihood():
         total = np.asarray(total, float)
         error = np.std(total) / np.sqrt(len(total))
         assert error < 0.01
-        # Of prior and readout 8e-4 is left at these end points.
+        # At these end points, prior and readout still contribute 8e-4.
         assert -4 * error < np.mean(total) + posterior[label] < 4 * error + 1e-3
 
 
-# What Jacobians are taken of: the terms, each in the end points and in the shape's parameters.
+# Jacobians of the terms, with respect to the end points and to the parameters of the shape.
 @eqx.filter_jit
 def gradients(model, inputs, labels, keys):
     parameters, rest = eqx.partition(model, fp.trainable(model))
@@ -233,7 +233,7 @@ def slope(function, x, step=1e-4):
 
 
 class TestEndPoints:
-    """A learnable schedule's end points are trained by the bound, and by nothing else."""
+    """Only the bound trains the end points of a learnable schedule."""
 
     @pytest.mark.parametrize("term", ["readout", "prior", "regression"])
     def test_the_bounds_gradient(self, term):
@@ -247,8 +247,8 @@ class TestEndPoints:
             else:
                 agrees(np.asarray(estimates, float), wanted, precision=0.03)
 
-    def test_the_shape_has_none_from_the_bound(self):
-        """Only from the term that lowers its variance, which has none for the end points."""
+    def test_the_bound_does_not_train_the_shape(self):
+        """Only the term that lowers the variance trains it, and that term does not train the end points."""
         for name, found in bound_gradients().items():
             shape = jax.tree.leaves((found.weights, found.biases))
             if name == "schedule":
@@ -258,12 +258,12 @@ class TestEndPoints:
             for leaf in shape:
                 np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
 
-    def test_cross_entropy_leaves_them(self):
+    def test_cross_entropy_does_not_train_them(self):
         jacobian = gradients(categorical(None), LOGITS, LABELS, jax.random.split(KEY, 1))
         assert set(jacobian) == {"cross_entropy", "schedule"}
         self.assert_fixed(*(jacobian[name].flow.path.schedule for name in ("cross_entropy", "schedule")))
 
-    def test_a_flows_own_loss_leaves_them(self):
+    def test_the_loss_of_a_flow_does_not_train_them(self):
         gradient = eqx.filter_jit(eqx.filter_grad(lambda flow: flow.loss(single(MATRIX), single(INPUTS), key=KEY)))
         self.assert_fixed(gradient(bound().flow).path.schedule)
 
@@ -275,14 +275,14 @@ class TestEndPoints:
 
     @pytest.mark.slow
     def test_after_training(self):
-        """They have moved, are in order, and have not run away."""
+        """They have changed, are in order, and have not diverged."""
         before = categorical(fp.ELBOObjective())
         trained, history = fp.fit(
             before, (LOGITS, LABELS), optax.adam(1e-2), steps=400, batch_size=60, key=KEY, progress=False
         )
         start, end = (float(value) for value in trained.flow.path.schedule.gamma_range)
         assert -6 < start < end < 8
-        # More certainty helps the readout most.
+        # Less noise at the end helps the readout most.
         assert abs(start + 3) > 0.05
         assert end > 2.5
         assert np.mean(history["loss"][-50:]) < np.mean(history["loss"][:10])
@@ -294,7 +294,7 @@ class TestRefusals:
         with pytest.raises(ValueError, match="`readout` is LinearReadout, whose parameters"):
             affine(fp.fm_flow, objective)
 
-    def test_a_readout_without_parameters_needs_none(self):
+    def test_a_readout_without_parameters_needs_no_training(self):
         classifier = fp.Classifier(
             flow=fp.fm_flow(Affine(single(SLOPE)), shape=(2,)),
             embedding=fp.Embedding(single(MATRIX)),
@@ -308,7 +308,7 @@ class TestRefusals:
             fp.ELBOObjective(eta=eta)
 
     @pytest.mark.parametrize("noise", [-0.1, np.nan, np.inf])
-    def test_a_path_noise_that_is_no_standard_deviation(self, noise):
+    def test_a_path_noise_that_is_not_a_standard_deviation(self, noise):
         with pytest.raises(ValueError, match="`path_noise` is"):
             fp.FlowMatchingObjective(path_noise=noise)
 

@@ -1,4 +1,4 @@
-"""Readouts against their formulas, and the gradients that flow through them."""
+"""Readouts compared with their formulas, and their gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ class TestAll:
         flat = make((4,), key)(z.ravel(), rows.reshape(3, 4))
         np.testing.assert_array_equal(make((2, 2), key)(z, rows), flat)
 
-    def test_what_is_no_number_is_no_class(self, make, key):
+    def test_nan_gives_no_class(self, make, key):
         found = make((2,), key)(jnp.array([jnp.nan, 0.0]), jnp.asarray(ROWS, jnp.float32))
         assert np.any(np.isnan(found))
 
@@ -41,7 +41,7 @@ class TestAll:
 
 
 def by_differences(z, matrix, scale=0.2):
-    """The radial readout as it reads, in NumPy's float64."""
+    """The radial readout by its formula, in NumPy's float64."""
     z, matrix = np.ravel(z), np.reshape(matrix, (len(matrix), -1))
     gaps = np.stack([np.sum((row - matrix) ** 2, axis=1) for row in matrix])
     nearest = np.min(gaps[gaps > np.finfo(float).eps * gaps.max()])
@@ -51,7 +51,7 @@ def by_differences(z, matrix, scale=0.2):
 
 RNG = np.random.default_rng(5)
 CLOUD = RNG.normal(size=(150, 60))
-# So many embeddings that their distances are found by a product of matrices.
+# So many embeddings that their distances are computed by a matrix product.
 MANY = {
     "a cloud": CLOUD,
     "far from the origin": CLOUD + 100,
@@ -65,7 +65,7 @@ MANY = {
 
 class TestManyClasses:
     @pytest.mark.parametrize("name", MANY)
-    def test_are_as_by_all_differences(self, name, x64):
+    def test_equal_the_result_from_all_differences(self, name, x64):
         matrix = MANY[name]
         z = matrix[3] + 0.1 * RNG.normal(size=matrix.shape[1:])
         found = fp.RadialReadout()(jnp.asarray(z), jnp.asarray(matrix))
@@ -92,11 +92,11 @@ class TestManyClasses:
         found = jax.grad(lambda rows: fp.RadialReadout()(z, rows)[3])(matrix)
         np.testing.assert_allclose(found, jax.grad(plain)(matrix), rtol=1e-8, atol=1e-12)
 
-    def test_do_not_take_all_differences(self):
-        """Of 2000 classes these would be 8 GB in number, and minutes of work."""
+    def test_do_not_compute_all_differences(self):
+        """For 2000 classes, these would take 8 GB and minutes of work."""
         read = jax.jit(jax.vmap(fp.RadialReadout(), in_axes=(0, None)))
         cost = read.lower(jnp.zeros((4, 500)), jnp.eye(500)).compile().cost_analysis()
-        # The product counts 2 K^3 and the branch that is not taken here another 3 K^3; distances to `z` are 12 K^2.
+        # The product takes 2 K^3 operations, the branch not taken here 3 K^3, and the distances to `z` 12 K^2.
         assert cost["flops"] < 7 * 500**3
 
 
@@ -116,15 +116,15 @@ class TestRadialReadout:
         moved = readout(jnp.asarray(7 * z + 3), jnp.asarray(7 * ROWS + 3))
         np.testing.assert_allclose(moved, plain, rtol=1e-10)
 
-    def test_each_embedding_reads_as_its_class(self):
+    def test_each_embedding_is_decoded_as_its_class(self):
         matrix = fp.learned_embedding(10, 20, key=jax.random.key(4)).matrix
         log_probabilities = jax.vmap(lambda z: fp.RadialReadout()(z, matrix))(matrix)
         np.testing.assert_array_equal(jnp.argmax(log_probabilities, axis=-1), np.arange(10))
-        # Of the other classes each is at least 5 scales off: exp(-12.5) a piece.
+        # Each of the other classes is at least 5 scales away: exp(-12.5) each.
         assert float(jnp.min(jnp.exp(jnp.diag(log_probabilities)))) > 1 - 9 * np.exp(-12.5) - 1e-6
 
     def test_the_gradient_is_that_of_gaussians_of_fixed_scale(self, x64):
-        """For class y: `((z - u_k) p_k - (z - u_y) [k = y]) / s^2` is minus that of row k, by hand."""
+        """For class y: `((z - u_k) p_k - (z - u_y) [k = y]) / s^2` is minus the gradient of row k, by hand."""
         z, label, variance = np.array([0.7, 1.1]), 2, (0.5 * 2.0) ** 2
         logits = -np.sum((z - ROWS) ** 2, axis=1) / (2 * variance)
         probabilities = np.exp(logits) / np.sum(np.exp(logits))
@@ -135,7 +135,7 @@ class TestRadialReadout:
     @pytest.mark.parametrize(
         ("rows", "wanted"),
         [
-            # The nearest that differ are 3 apart, five scales of 0.6.
+            # The nearest two different embeddings are 3 apart, five times the scale 0.6.
             ([[0.0, 0.0], [0.0, 0.0], [3.0, 0.0]], [0.5, 0.5, 0.0]),
             ([[1.0, 1.0]] * 3, [1 / 3] * 3),
         ],

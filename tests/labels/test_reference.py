@@ -1,4 +1,4 @@
-"""The references: gradients through the whole of inference, by hand and by every adjoint."""
+"""The baselines: gradients through the whole of inference, by hand and with every adjoint."""
 
 import functools
 import itertools
@@ -69,7 +69,7 @@ def example_keys():
 
 class TestBackprop:
     def test_is_a_loop_through_all_blocks(self):
-        """Value and gradient, by the steps of NoProp's eq. 6 written out."""
+        """Value and gradient agree with the steps of NoProp's eq. 6 written out."""
         inputs, labels = blobs(0, 6)
 
         def by_hand(networks):
@@ -82,7 +82,7 @@ class TestBackprop:
                     a, b, noise_std = PATH.posterior(s, t)
                     z = a * u + b * z + noise_std * jax.random.normal(key, (3,))
                 squares = jnp.sum(jnp.square((z / PATH.alpha(1.0))[None] - jnp.eye(3)), axis=1)
-                # The radial readout, whose scale is 0.2 of the distance sqrt(2).
+                # The radial readout, with a scale of 0.2 times the distance sqrt(2).
                 return -jax.nn.log_softmax(-squares / (2 * 0.2**2 * 2))[label]
 
             return jnp.mean(jax.vmap(error)(inputs, labels, example_keys()))
@@ -93,7 +93,7 @@ class TestBackprop:
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *gradients)
         for one, other in zip(jax.tree.leaves(gradient.blocks.flow.network), jax.tree.leaves(stacked), strict=True):
             np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
-            # It crosses the blocks: the one loss there is reaches each of them.
+            # The gradient passes through all blocks: each of them gets one from the single loss.
             assert np.all(np.max(np.abs(one), axis=(1, 2)) > 1e-4)
 
     def test_learns(self):
@@ -111,7 +111,7 @@ class TestBackprop:
 
 
 def fine(adjoint):
-    """Tight steps: what is left between the adjoints is the error of the backward solve."""
+    """Small tolerances, so that the adjoints differ only by the error of the backward solve."""
     return fp.ODEIntegrator(solver=dfx.Heun(), dt0=0.01, adjoint=adjoint)
 
 
@@ -126,7 +126,7 @@ class TestAdjoint:
         ("name", "tolerance"), [pytest.param("DirectAdjoint", 1e-4, marks=pytest.mark.slow), ("BacksolveAdjoint", 2e-3)]
     )
     def test_gradients_agree(self, name, tolerance):
-        """Through the solver's operations, kept or recomputed, or by a second ODE, backwards."""
+        """Through the operations of the solver, kept or recomputed, or by a second ODE solved backwards."""
         (wanted, gradient), (found, other) = by_adjoint("RecursiveCheckpointAdjoint"), by_adjoint(name)
         np.testing.assert_allclose(found, wanted, rtol=1e-5)
         leaves = [jax.tree.leaves(g.classifier.flow.network) for g in (gradient, other)]
@@ -136,7 +136,7 @@ class TestAdjoint:
             np.testing.assert_allclose(same, one, atol=tolerance * largest)
 
     def test_the_loss_is_that_of_the_end_points(self):
-        """By Heun's steps written out."""
+        """Compared with Heun's steps written out."""
         inputs, labels = blobs(0, 6)
         flow = classifier().flow
         velocity = jax.jit(lambda t, z: jax.vmap(lambda z, x: flow.velocity(t, z, (x, jnp.eye(3))))(z, inputs))
@@ -150,7 +150,7 @@ class TestAdjoint:
         assert float(by_adjoint("RecursiveCheckpointAdjoint")[0]) == pytest.approx(wanted, rel=1e-4)
 
     def test_carries_one_gradient_for_a_batch(self):
-        """The adjoint's memory is not the number of examples times that of the parameters."""
+        """The memory of the adjoint does not grow like the number of examples times the number of parameters."""
         network = fp.nn.MLP(shape=(3,), condition_size=2, width=256, depth=2, key=KEY)
         flow = fp.Classifier(flow=fp.fm_flow(network, shape=(3,)), embedding=fp.one_hot_embedding(3))
         model = fp.AdjointClassifier(flow, fp.ODEIntegrator(dfx.Euler(), dt0=0.5, adjoint=dfx.BacksolveAdjoint()))

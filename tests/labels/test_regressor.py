@@ -1,4 +1,4 @@
-"""A regressor's samples against conditional distributions that are known."""
+"""The samples of a regressor compared with known conditional distributions."""
 
 import functools
 
@@ -40,7 +40,7 @@ INPUTS = np.linspace(-1, 1, 5, dtype=np.float32)[:, None]
 
 
 class TestSamples:
-    """Around the exact velocity."""
+    """Samples of a regressor with the exact velocity."""
 
     @staticmethod
     @functools.cache
@@ -57,12 +57,12 @@ class TestSamples:
         found = exact().predict(INPUTS, key=KEY, num_samples=4000)
         np.testing.assert_allclose(found, np.mean(self.samples(), axis=1), atol=1e-5)
 
-    def test_an_input_does_not_feel_its_neighbours(self):
+    def test_an_input_does_not_depend_on_the_other_inputs(self):
         inputs = INPUTS.copy()
         inputs[:3] = 9.0
         np.testing.assert_array_equal(exact().sample(inputs, 4000, key=KEY)[3:], np.float32(self.samples()[3:]))
 
-    def test_chunks_do_not_matter(self):
+    def test_the_batch_size_does_not_matter(self):
         found = exact().sample(INPUTS[:3], 4000, key=KEY, batch_size=2)
         np.testing.assert_allclose(found, self.samples()[:3], atol=1e-5)
 
@@ -70,7 +70,7 @@ class TestSamples:
         calls = []
 
         def encoder(x):
-            jax.debug.callback(lambda _: calls.append(1), x)  # once an example under `vmap`
+            jax.debug.callback(lambda _: calls.append(1), x)  # called once for each example under `vmap`
             return x
 
         regressor = fp.Regressor(flow=exact().flow, encoder=encoder)
@@ -86,7 +86,7 @@ class TestSamples:
 
 
 class TestLoss:
-    def test_is_the_flows_given_the_features(self):
+    def test_is_the_loss_of_the_flow_given_the_features(self):
         targets, features = np.ones((5, 1), np.float32), jnp.sin(2 * jnp.asarray(INPUTS))
         loss = eqx.filter_jit(lambda model, *batch: model.loss(*batch, key=KEY))
         assert float(loss(exact(), INPUTS, targets)) == float(loss(exact().flow, targets, features))
@@ -102,7 +102,7 @@ class TestLoss:
         )
         euler = fp.ODEIntegrator(solver=dfx.Heun(), dt0=0.1)
         samples = np.asarray(trained.sample(INPUTS, 1000, key=KEY, integrator=euler))
-        # A short training; the mean varies by 1.8 over the inputs, and sampling adds 0.013 or less.
+        # Training is short. The mean varies by 1.8 over the inputs, and sampling adds an error of at most 0.013.
         np.testing.assert_allclose(np.mean(samples, axis=1), mean_of(INPUTS), atol=0.12)
         np.testing.assert_allclose(np.std(samples, axis=1), np.full((5, 1), STD), rtol=0.2)
 
@@ -116,7 +116,7 @@ class TestShapes:
     def test_the_default_encoder_is_none(self):
         np.testing.assert_array_equal(fp.Regressor(flow=exact().flow).encoder(jnp.ones(3)), np.ones(3))
 
-    def test_are_looked_at_before_training(self):
+    def test_are_checked_before_training(self):
         exact().check_data(INPUTS, np.linspace(-1, 1, 5, dtype=np.float32)[:, None])
         with pytest.raises(ValueError, match=r"`targets` has shape \(4, 1\)"):
             exact().check_data(INPUTS, np.zeros((4, 1), np.float32))
@@ -140,7 +140,7 @@ EULER = fp.ODEIntegrator(solver=dfx.Euler(), dt0=0.5)
 
 
 class TestRows:
-    def test_a_row_that_is_not_finite_is_nan_and_touches_no_other(self):
+    def test_a_row_that_is_not_finite_is_nan_and_does_not_affect_others(self):
         inputs = INPUTS.copy()
         inputs[1], inputs[3] = np.nan, np.inf
         found = np.asarray(exact().sample(inputs, 3, key=KEY))
@@ -150,17 +150,17 @@ class TestRows:
             np.isnan(exact().predict(inputs, key=KEY))[:, 0], [False, True, False, True, False]
         )
 
-    def test_many_samples_of_few_inputs_are_bounded(self):
-        """Neither the inputs nor the samples of one are all in memory: 16 MB if they were, of one number each."""
+    def test_many_samples_of_few_inputs_take_bounded_memory(self):
+        """Neither all inputs nor all samples of an input are computed at once. With one number each, that is 16 MB."""
         regressor = fp.Regressor(flow=fp.fm_flow(Wide(), shape=(1,)))
         sample = eqx.filter_jit(lambda inputs: regressor.sample(inputs, 2000, key=KEY, integrator=EULER))
         memory = sample.lower(jnp.ones((20, 1))).compile().compiled.memory_analysis().temp_size_in_bytes
-        # 1024 solves of 100 numbers each, a few times over, and the samples themselves; 40,000 would take 16 MB.
+        # 1024 solves of 100 numbers each, a few times, and the samples themselves; 40,000 solves would take 16 MB.
         assert memory < 5e6
 
     @pytest.mark.parametrize("num_samples", [1500, 5])
     def test_the_default_size_changes_nothing(self, num_samples):
-        """More samples than are solved at once, and fewer."""
+        """With more samples than are solved at once, and with fewer."""
         found = exact().sample(INPUTS[:2], num_samples, key=KEY, integrator=EULER)
         wanted = exact().sample(INPUTS[:2], num_samples, key=KEY, integrator=EULER, batch_size=2)
         np.testing.assert_allclose(found, wanted, atol=1e-6)
@@ -168,7 +168,7 @@ class TestRows:
 
 
 class Wide(eqx.Module):
-    """It passes through 100 numbers."""
+    """A network with 100 activations."""
 
     def __call__(self, t, z, x):
         return jnp.sum(jnp.sort(jnp.sin(z[0] * jnp.arange(100.0))))[None]
@@ -180,8 +180,8 @@ def in_units():
 
 
 class TestUnits:
-    def test_samples_have_those_of_the_targets(self):
-        """The velocity of N(0, 1) in the flow's coordinates: N(mean, std^2) in the targets' units."""
+    def test_samples_have_the_units_of_the_targets(self):
+        """The velocity is that of N(0, 1) in the flow's coordinates: N(mean, std^2) in the units of the targets."""
         regressor = fp.Regressor(flow=in_units())
         found = np.asarray(regressor.sample(INPUTS, 4000, key=KEY), float)
         np.testing.assert_allclose(np.mean(found, axis=1), 50 + 10 * INPUTS, atol=40 * STD / np.sqrt(4000))

@@ -1,4 +1,4 @@
-"""`fit` against loops written out by hand."""
+"""`fit` compared with loops written out by hand."""
 
 import functools
 import math
@@ -15,7 +15,7 @@ from flowprop._train.trainer import Trainer
 
 
 class Regression(eqx.Module):
-    """A line through noisy targets, its loss random as a flow's is."""
+    """A linear regression whose loss is random, like that of a flow."""
 
     weight: jax.Array
     bias: jax.Array
@@ -26,7 +26,7 @@ class Regression(eqx.Module):
 
 
 class Visits(eqx.Module):
-    """Under SGD at rate 1 each number counts how often its row has been seen, downwards."""
+    """With SGD at learning rate 1, each number decreases by 1 each time its row is used."""
 
     counts: jax.Array
 
@@ -52,7 +52,7 @@ def fit(model=None, data=(X, Y), optimiser=None, **kwargs):
 
 @functools.cache
 def plain():
-    """30 steps of Adam, which several tests compare with; each call of `fit` compiles anew."""
+    """30 steps of Adam, which several tests use. It is cached, since each call of `fit` compiles again."""
     return fit()
 
 
@@ -62,7 +62,7 @@ def averaged():
 
 
 def shifted(example, *, key):
-    """An augmentation: the example, moved at random."""
+    """An augmentation: the example, shifted at random."""
     return example + 0.2 * jax.random.normal(key, example.shape)
 
 
@@ -88,9 +88,9 @@ class TestReproducibility:
         assert np.all(plain()[1]["loss"] != fit(key=jax.random.key(6))[1]["loss"])
 
     def test_steps_per_call_do_not_matter(self):
-        for count in (1, 7):  # 50 by default
+        for count in (1, 7):  # the default is 50
             model, history = fit(steps_per_call=count)
-            # The same arithmetic, compiled apart: rounding.
+            # The same arithmetic, compiled separately: only rounding differs.
             np.testing.assert_allclose(history["loss"], plain()[1]["loss"], rtol=1e-5)
             np.testing.assert_allclose(model.weight, plain()[0].weight, rtol=1e-5)
 
@@ -100,7 +100,7 @@ class TestReproducibility:
 
     @pytest.mark.parametrize("augmented", [False, True])
     def test_equals_a_loop_by_hand(self, augmented):
-        """The order and keys as `fit` draws them, the rest written out."""
+        """The order and the keys are drawn as `fit` draws them. The rest is written out."""
         bits = [np.asarray(leaf).view(np.uint32) for leaf in jax.tree.leaves(regression())]
         drawn = jax.random.fold_in(KEY, np.concatenate(bits).sum(dtype=np.uint32))
         optimiser, model, order, losses = optax.adam(0.05), regression(), None, []
@@ -121,7 +121,7 @@ class TestReproducibility:
             model = optax.apply_updates(model, updates)
             losses.append(float(value))
         found, history = fit(augment=shifted) if augmented else plain()
-        # 30 steps of rounding in another order.
+        # The rounding of 30 steps, in another order of operations.
         np.testing.assert_allclose(history["loss"], losses, rtol=1e-5)
         np.testing.assert_allclose(found.weight, model.weight, rtol=1e-5)
         assert losses[-1] < 0.5 * losses[0]
@@ -139,9 +139,9 @@ class TestOrder:
         np.testing.assert_array_equal(self.visited(2, 5), np.ones(10))
         np.testing.assert_array_equal(self.visited(6, 5), np.full(10, 3))
 
-    def test_what_does_not_fill_a_batch_waits_for_another_epoch(self):
+    def test_the_last_incomplete_batch_of_an_epoch_is_dropped(self):
         assert sorted(self.visited(2, 4)) == [0] * 2 + [1] * 8
-        # Another order each time: after twelve epochs all have been seen.
+        # Each epoch has another order: after twelve epochs all examples have been used.
         assert np.min(self.visited(24, 4)) > 0
 
     def test_batches_are_shuffled_anew_each_epoch(self):
@@ -185,7 +185,7 @@ class TestOrder:
 
 class TestAugmentation:
     class Spread(eqx.Module):
-        """How far apart the examples of a batch are; 1000 if a target is not 0."""
+        """The loss is the spread of the examples in a batch, or 1000 if a target is not 0."""
 
         weight: jax.Array
 
@@ -196,9 +196,9 @@ class TestAugmentation:
         data = np.zeros((40, 2), np.float32), np.zeros((40, 2), np.float32)
         return fit(self.Spread(jnp.zeros(())), data, optax.sgd(0.1), steps=5, batch_size=20, **kwargs)[1]["loss"]
 
-    def test_is_of_the_first_array_and_of_each_example_anew(self):
+    def test_changes_each_example_of_the_first_array_differently(self):
         found = self.spreads(augment=shifted)
-        # The standard deviation of 40 draws, to 4 standard errors of it.
+        # The standard deviation of 40 draws, within 4 standard errors.
         np.testing.assert_allclose(found, np.full(5, 0.2), rtol=4 / np.sqrt(2 * 40))
         assert len(set(found)) == 5
 
@@ -220,11 +220,11 @@ class TestAverage:
             average = decay * average + (1 - decay) * weight
         found, history = averaged()
         np.testing.assert_allclose(found.weight, average, rtol=1e-5)
-        # Training itself goes on as without.
+        # Training itself is the same as without an average.
         np.testing.assert_allclose(history["loss"], plain()[1]["loss"], rtol=1e-5)
         assert np.max(np.abs(average - weights[-1])) > 1e-3
 
-    def test_evaluations_see_it(self):
+    def test_evaluations_get_it(self):
         np.testing.assert_allclose(trajectory(ema=0.6)[-1], averaged()[0].weight, rtol=1e-6)
 
 
@@ -235,8 +235,8 @@ class TestTheCallersModel:
         np.testing.assert_array_equal(model.weight, np.zeros(3))
         assert np.min(np.abs(found.weight)) > 0.1
 
-    def test_survives_an_optimiser_that_keeps_its_arrays(self):
-        """A state that is donated must not hold the caller's own buffers."""
+    def test_stays_valid_with_an_optimiser_that_keeps_its_arrays(self):
+        """The donated state must not hold the caller's own buffers."""
 
         def update(gradient, anchor, parameters=None):
             anchor = jax.tree.map(lambda a, g: 0.9 * a + g, anchor, gradient)
@@ -247,7 +247,7 @@ class TestTheCallersModel:
         fit(model, optimiser=keeps, steps=3)
         np.testing.assert_array_equal(model.weight, np.zeros(3))
 
-    def test_evaluations_may_keep_models(self):
+    def test_evaluations_can_keep_models(self):
         kept = []
         fit(steps=6, evaluate=lambda model: kept.append(model) or {}, evaluate_every=2)
         values = [np.asarray(model.weight) for model in kept]
@@ -295,7 +295,7 @@ class TestStepsPerCall:
         assert self.trainer(fp.fm_flow(network, shape=(2,)), np.zeros((4, 2), np.float32)).steps_per_call == 50
 
     def test_one_for_convolutions_on_a_cpu(self):
-        """XLA runs their gradients some ten times slower inside of a loop there."""
+        """There XLA runs their gradients about ten times slower inside a loop (jax-ml/jax#12868)."""
 
         class Encoded(eqx.Module):
             encoder: fp.nn.ConvEncoder
@@ -332,20 +332,20 @@ class TestLossesThatAreNotFinite:
         with pytest.raises(FloatingPointError, match="the loss is nan at step 5: lower the learning rate"):
             fit(Falling(jnp.ones(())), optimiser=optax.sgd(0.5), data=(X,), steps=40)
 
-    def test_on_the_way(self):
+    def test_during_training(self):
         class Returning(eqx.Module):
             weight: jax.Array
 
             def loss(self, rows, *, key):
-                # At rate 0.5 the weight goes 1, 1/2, -1/2, 1/2, -1/2, ..: every other logarithm is NaN.
+                # At learning rate 0.5 the weight is 1, 1/2, -1/2, 1/2, -1/2, ...: every second logarithm is NaN.
                 return jnp.log(self.weight)
 
         with pytest.raises(FloatingPointError, match="the loss is nan at step 3:"):
             fit(Returning(jnp.ones(())), optimiser=optax.sgd(0.5), data=(X,), steps=4)
 
 
-def test_no_more_than_one_call_waits_for_the_device(monkeypatch):
-    """Otherwise a progress bar, an interruption and a loss that is not finite would come minutes late."""
+def test_at_most_one_call_waits_for_the_device(monkeypatch):
+    """Otherwise the progress bar, an interruption and a loss that is not finite would be delayed by minutes."""
     calls, call = [], Trainer.__call__
     monkeypatch.setattr(Trainer, "__call__", lambda self, s, count: calls.append(count) or call(self, s, count))
 

@@ -1,4 +1,4 @@
-"""Data as people have them: what `fit` takes, what it refuses, and in which words."""
+"""Data of many types: which `fit` accepts, which it refuses, and its messages."""
 
 import datetime
 
@@ -21,7 +21,7 @@ C = np.arange(20)
 
 
 class Given(eqx.Module):
-    """A model of one weight, whose loss is a given function of the weight and the batch."""
+    """A model with one weight, whose loss is a given function of the weight and the batch."""
 
     function: object
     w: jax.Array
@@ -31,7 +31,7 @@ class Given(eqx.Module):
 
 
 def mean(w, *batch):
-    """A loss that sees every array, and reports its mean."""
+    """A loss that uses every array, and reports its mean."""
     arrays = jax.tree.leaves(batch)
     return w**2 + sum(jnp.mean(a.astype(float)) for a in arrays), {"mean": jnp.mean(arrays[0].astype(float))}
 
@@ -52,7 +52,7 @@ class Frame:
 
 
 class Tensor:
-    """Like a tensor of another library, which converts itself to an array of NumPy."""
+    """Like a tensor of another library, which converts itself to a NumPy array."""
 
     def __init__(self, array):
         self.array = array
@@ -61,7 +61,7 @@ class Tensor:
         return np.asarray(self.array, dtype)
 
 
-# What `fit` takes -> the same data as a tuple of arrays.
+# Data that `fit` accepts -> the same data as a tuple of arrays.
 TAKEN = {
     "one array": (X, (X,)),
     "a list": ([X, C], (X, C)),
@@ -134,7 +134,7 @@ def test_double_precision_is_kept(x64):
 ROWS = [[1.0, 2.0]] * 100_000
 MASKED = np.ma.MaskedArray(X, mask=X > 2)
 DATES = np.array([datetime.date(2020, 1, 1)] * 20, "datetime64[D]")
-# What is wrong -> the data, and what the error says.
+# What is wrong -> the data, and the error message.
 REFUSED = {
     "nothing": ((), "`data` is empty: give an array, or a tuple"),
     "None": (None, "`data` is None: give an array, or a tuple"),
@@ -182,14 +182,14 @@ REFUSED = {
 @pytest.mark.parametrize(("data", "message"), REFUSED.values(), ids=REFUSED)
 def test_refused_before_the_first_step(data, message, monkeypatch):
     monkeypatch.setattr(fit_module, "Trainer", lambda *_, **__: pytest.fail("training was prepared"))
-    # The loss takes any number of entries.
+    # This loss accepts any number of entries.
     with pytest.raises((TypeError, ValueError), match=message) as caught:
         fit(data)
     assert len(str(caught.value)) < 200
 
 
 def test_a_long_list_is_refused_at_once(monkeypatch):
-    """Only its first number is looked at: the others raise an error when they are."""
+    """Only the first number is read: reading another one raises an error."""
 
     class Untouched(list):
         def __getitem__(self, index):
@@ -206,7 +206,7 @@ def test_a_long_list_is_refused_at_once(monkeypatch):
 class TestFiniteRows:
     @pytest.mark.parametrize("shape", [(7,), (1000, 3), (5, 300, 2000), (3, 2**20 + 1), (4, 0)])
     def test_in_pieces(self, shape):
-        """Arrays from smaller to larger than a piece of 2^20 numbers."""
+        """Arrays that are smaller and larger than a piece of 2^20 numbers."""
         array = np.zeros(shape, np.float32)
         bad = np.random.default_rng(0).random(len(array)) < 0.3
         if array.size:
@@ -221,7 +221,7 @@ class TestFiniteRows:
         assert finite_rows(np.array([1e300])).all()
 
 
-def test_integers_are_not_looked_at():
+def test_integers_are_not_checked():
     fit((X, np.full(20, np.iinfo(np.int64).max)))
 
 
@@ -237,7 +237,7 @@ def test_sizes_of_numpy(steps):
 
 
 @pytest.mark.parametrize("key", [0, None, jax.random.PRNGKey(0), jax.random.split(KEY), np.random.default_rng(0)])
-def test_a_key_that_is_none_is_named(key):
+def test_a_wrong_key_is_named(key):
     with pytest.raises(TypeError, match=r"`key` is .*: make it by `jax.random.key\(seed\)`") as caught:
         fit(X, key=key)
     assert len(str(caught.value)) < 150

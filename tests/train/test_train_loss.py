@@ -1,4 +1,4 @@
-"""What `fit` takes from a loss: metrics, arrays that are not trained, weights of the examples; and what it refuses."""
+"""What a loss may return to `fit` (metrics, arrays that are not trained), weights of examples, and refusals."""
 
 import logging
 import warnings
@@ -25,7 +25,7 @@ def fit(model, data=X, optimiser=None, **kwargs):
 
 
 class Given(eqx.Module):
-    """A model of one weight, whose loss is a given function of the weight, the batch and more."""
+    """A model with one weight, whose loss is a given function of the weight, the batch and keywords."""
 
     function: object
     w: jax.Array = eqx.field(default_factory=lambda: jnp.ones(()))
@@ -37,11 +37,11 @@ class Given(eqx.Module):
 class TestMetrics:
     @pytest.mark.parametrize("steps_per_call", [1, 7, 50])
     def test_are_kept_for_each_step(self, steps_per_call):
-        """An epoch has four batches, and each row once."""
+        """An epoch has four batches, and uses each row once."""
         model = Given(lambda w, x: (w**2, {"sum": jnp.sum(x), "rows": x.shape[0], "w": w, "odd": w > 0.9}))
         _, history = fit(model, steps=8, steps_per_call=steps_per_call)
         assert set(history) == {"step", "loss", "sum", "rows", "w", "odd"}
-        # The rounding of sums of twenty numbers.
+        # The rounding of a sum of twenty numbers.
         np.testing.assert_allclose(history["sum"].reshape(2, 4).sum(axis=1), [X.sum(), X.sum()], atol=1e-5)
         np.testing.assert_array_equal(history["rows"], np.full(8, 5))
         np.testing.assert_allclose(history["w"], 0.8 ** np.arange(8), rtol=1e-5)
@@ -56,7 +56,7 @@ class TestMetrics:
 
 
 class Normalised(eqx.Module):
-    """Keeps the running mean of its batches, which is not trained."""
+    """A model that keeps the running mean of its batches, which is not trained."""
 
     w: jax.Array
     mean: fp.Frozen
@@ -71,14 +71,14 @@ class Normalised(eqx.Module):
 class TestAModelWithAState:
     model = Normalised(jnp.zeros(3), fp.Frozen(jnp.zeros(3)), jnp.asarray(0))
 
-    def test_its_arrays_go_on_from_step_to_step(self):
-        """Every batch holds all examples, so that what is left of the mean halves each time."""
+    def test_its_arrays_are_updated_from_step_to_step(self):
+        """Every batch has all examples, so the distance from the mean halves in each step."""
         found, history = fit(self.model, steps=10, batch_size=20)
         np.testing.assert_allclose(found.mean.array, X.mean(axis=0) * (1 - 0.5**10), rtol=1e-5, atol=1e-7)
         assert int(found.count) == 10
         np.testing.assert_array_equal(history["count"], np.arange(10))
 
-    def test_what_is_trained_is_the_optimisers(self):
+    def test_only_the_optimiser_changes_trained_arrays(self):
         weight, mean = np.zeros(3), np.zeros(3)
         for _ in range(10):
             weight += 0.1 * 2 * (X.mean(axis=0) - mean - weight) / 3
@@ -91,7 +91,7 @@ class TestAModelWithAState:
         assert eqx.tree_equal(one, many)
         np.testing.assert_array_equal(history["loss"], others["loss"])
 
-    def test_evaluations_see_it(self):
+    def test_evaluations_get_it(self):
         _, history = fit(self.model, steps=4, evaluate=lambda m: {"n": int(m.count)}, evaluate_every=2, ema=0.9)
         np.testing.assert_array_equal(history["n"], [0, 2, 4])
 
@@ -124,12 +124,12 @@ class TestWeights:
 
     @pytest.mark.parametrize("scale", [1.0, 1e-3, 50.0])
     def test_their_scale_does_not_matter(self, scale):
-        """The best constant under weighted squares is the weighted mean."""
+        """The best constant for weighted squares is the weighted mean."""
         weights = scale * np.arange(20)
         found, _ = fit(self.mean(), steps=100, batch_size=20, weights=weights)
         np.testing.assert_allclose(found.w, np.average(X[:, 0], weights=weights), rtol=1e-5)
 
-    def test_are_those_of_the_batch(self):
+    def test_belong_to_the_examples_of_the_batch(self):
         rows, weights = np.arange(20), 3.0 * np.arange(20)
         wanted = weights / weights.mean()
 
@@ -143,7 +143,7 @@ class TestWeights:
         fit(Given(lambda w, x, weights=None: w if weights is None else 1 / 0))
 
     def test_of_a_flow(self):
-        """Half of the points lie at 2, the others, with weight 0, at -2."""
+        """Half of the points are at 2. The others are at -2 and have weight 0."""
         points = np.where(np.arange(400)[:, None] % 2, 2.0, -2.0).astype(np.float32)
         points += 0.1 * np.random.default_rng(0).standard_normal((400, 1)).astype(np.float32)
         flow = fp.fm_flow(fp.nn.MLP(shape=(1,), width=16, depth=1, key=KEY), shape=(1,))
@@ -214,7 +214,7 @@ class Replaces(eqx.Module):
 
 
 ONE = jnp.ones(())
-# What is wrong -> the model, other arguments of `fit`, and what the error says.
+# What is wrong -> the model, other arguments of `fit`, and the error message.
 REFUSED = {
     "a vector": (
         Given(lambda w, x: w * x[:, 0]),
@@ -314,7 +314,7 @@ class Seen:
         self.found = []
 
 
-class TestTheHook:
+class TestCheckData:
     class Checking(eqx.Module):
         w: jax.Array
         seen: object = eqx.field(static=True)
@@ -329,38 +329,38 @@ class TestTheHook:
         def loss(self, points, condition, *, key):
             return self.w * jnp.mean(points + condition["a"])
 
-    def test_sees_the_whole_data_once(self):
+    def test_gets_the_whole_data_set_once(self):
         seen, a = Seen(), np.arange(20.0)[:, None]
         fit(self.Checking(ONE, seen), (X, {"a": a}))
         [(points, condition)] = seen.found
         assert points is X
         assert condition["a"] is a
 
-    def test_may_refuse_them(self, monkeypatch):
+    def test_can_refuse_the_data(self, monkeypatch):
         monkeypatch.setattr(fit_module.Trainer, "__call__", lambda *_: pytest.fail("a step was taken"))
         with pytest.raises(ValueError, match="too large"):
             fit(self.Checking(ONE, Seen()), (1000 + X, {"a": X}))
 
-    def test_may_warn_of_them(self):
+    def test_can_warn_about_the_data(self):
         with pytest.warns(UserWarning, match="far from unit scale"):
             fit(self.Checking(ONE, Seen()), (X - 1000, {"a": X}))
 
 
 class TestTheKey:
     class Noise(eqx.Module):
-        """Its loss is noise, and its weight moves a little."""
+        """A model whose loss is noise, and whose weight changes a little."""
 
         w: jax.Array
 
         def loss(self, x, *, key):
             return jax.random.normal(key) + 1e-3 * self.w, {"first": x[0, 0]}
 
-    def test_a_second_call_draws_anew(self):
+    def test_a_second_call_gets_new_draws(self):
         once, first = fit(self.Noise(ONE), steps=400)
         _, second = fit(once, steps=400)
-        # Independent draws correlate by 1/20, one standard deviation; the same draws by 1.
+        # Independent draws have a correlation of 0 with standard deviation 1/20; equal draws have 1.
         assert abs(np.corrcoef(first["loss"], second["loss"])[0, 1]) < 4 / 20
-        # One of four batches has any given row.
+        # A given row is in one of four batches.
         assert np.mean(first["first"] == second["first"]) < 0.2
 
     def test_the_same_model_and_key_draw_the_same(self):
@@ -369,12 +369,12 @@ class TestTheKey:
         np.testing.assert_array_equal(first["loss"], second["loss"])
 
     @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16, jnp.float8_e4m3fn, jnp.complex64])
-    def test_any_type_of_parameter_counts(self, dtype):
+    def test_parameters_of_any_type_change_the_draws(self, dtype):
         models = [Given(lambda w, x: jnp.sum(w.real.astype(float)), jnp.full(2, value, dtype)) for value in (1.0, 2.0)]
         keys = [fit_module.Trainer(m, (jnp.asarray(X),), optax.sgd(0.1), **TRAINER).key for m in models]
         assert not jnp.array_equal(jax.random.key_data(keys[0]), jax.random.key_data(keys[1]))
 
-    def test_double_precision_counts(self, x64):
+    def test_the_last_digit_of_double_precision_changes_the_draws(self, x64):
         models = [Given(lambda w, x: w, jnp.asarray(value, jnp.float64)) for value in (1.0, 1.0 + 1e-15)]
         keys = [fit_module.Trainer(m, (jnp.asarray(X),), optax.sgd(0.1), **TRAINER).key for m in models]
         assert not jnp.array_equal(jax.random.key_data(keys[0]), jax.random.key_data(keys[1]))
@@ -398,7 +398,7 @@ class TestTransformations:
             transform(lambda model, data, key: fit(model, data, key=key)[0])
 
     def test_an_ensemble_in_one_model(self):
-        """As the message says: the models together are as if each were alone."""
+        """This is the remedy in the message: the models trained together are the same as each trained alone."""
 
         class Mean(eqx.Module):
             w: jax.Array
@@ -467,7 +467,7 @@ class TestCompilation:
 
 
 def custom(function):
-    """`function`, with a derivative of its own."""
+    """`function` with a custom derivative."""
     wrapped = jax.custom_jvp(function)
     wrapped.defjvp(lambda primals, tangents: jax.jvp(function, primals, tangents))
     return wrapped
@@ -498,7 +498,7 @@ class TestConvolutions:
         assert not has_convolutions(jax.make_jaxpr(wrapped(jnp.sin))(self.image).jaxpr)
 
     def test_a_name_is_no_convolution(self):
-        """Function names are in a printed program too."""
+        """The name of a function appears in a printed program too."""
 
         @jax.jit
         def conv_general_dilated(x):

@@ -1,4 +1,4 @@
-"""`fit` with the optimisers of Optax, against loops written out by hand."""
+"""`fit` with the optimisers of Optax, compared with loops written out by hand."""
 
 import logging
 
@@ -19,7 +19,7 @@ X = (np.random.default_rng(0).standard_normal((64, 2)) * [1.0, 3.0] + [5.0, -2.0
 
 
 class Mean(eqx.Module):
-    """Its best parameters are the means of the data's columns."""
+    """A model whose best parameters are the means of the columns."""
 
     w: jax.Array
 
@@ -66,16 +66,16 @@ class TestScheduleFree:
     def evaluated(optimiser=optimiser):
         return np.stack([optax.contrib.schedule_free_eval_params(s, y) for y, s in by_hand(optimiser)])
 
-    def test_the_model_returned_is_the_one_for_use(self):
+    def test_the_returned_model_has_the_parameters_for_use(self):
         wanted = self.evaluated()
         np.testing.assert_allclose(fit(self.optimiser)[0].w, wanted[-1], rtol=1e-5)
-        # The iterate that is trained is another.
+        # The parameters at which gradients are evaluated differ.
         assert np.min(np.abs(by_hand(self.optimiser)[-1][0] - wanted[-1])) > 0.05
 
-    def test_so_is_the_model_evaluated(self):
+    def test_so_has_the_evaluated_model(self):
         np.testing.assert_allclose(trajectory(self.optimiser), self.evaluated(), rtol=1e-5)
 
-    def test_so_is_the_model_averaged(self):
+    def test_so_has_the_averaged_model(self):
         average = np.zeros(2)
         for step, x in enumerate(self.evaluated()):
             decay = min(0.8, step / (step + 10))
@@ -108,7 +108,7 @@ class TestLookahead:
         wanted = [parameters.slow for parameters, _ in by_hand(self.optimiser, pair=True)]
         np.testing.assert_allclose(trajectory(self.optimiser), wanted, rtol=1e-5)
 
-    def test_says_nothing(self, caplog):
+    def test_logs_no_warning(self, caplog):
         with caplog.at_level(logging.WARNING):
             fit(self.optimiser, steps=1)
         assert caplog.records == []
@@ -133,7 +133,7 @@ def test_lbfgs_finds_the_minimum_of_a_quadratic(steps_per_call):
 
 
 def test_one_that_needs_the_value():
-    """Steps of 0.3 move around the minimum of `|w|` for ever; halved on a plateau they come to rest."""
+    """Steps of 0.3 oscillate around the minimum of `|w|`; if they are halved on a plateau, they converge."""
     model, data = Distance(jnp.ones(())), np.zeros(1)
     plateau = optax.contrib.reduce_on_plateau(factor=0.5, patience=2)
     settled, _ = fit(optax.chain(optax.sgd(0.3), plateau), 150, model, data)
@@ -142,7 +142,7 @@ def test_one_that_needs_the_value():
 
 
 def test_one_with_a_schedule():
-    """Rate 0 from the third step on."""
+    """The learning rate is 0 from the third step on."""
     weights = trajectory(optax.sgd(optax.piecewise_constant_schedule(0.1, {2: 0.0})), steps=5)
     assert np.all(weights[0] != weights[1])
     np.testing.assert_array_equal(weights[1:], np.broadcast_to(weights[1], (4, 2)))
@@ -171,7 +171,7 @@ def test_clipped_gradients():
 
 class TestApplyIfFinite:
     class Sometimes(eqx.Module):
-        """NaN, with its gradient, in every third step or so."""
+        """A loss that is NaN, with its gradient, in about every third step."""
 
         w: jax.Array
         threshold: float
@@ -179,12 +179,12 @@ class TestApplyIfFinite:
         def loss(self, x, *, key):
             return jnp.square(self.w - 1) * jnp.where(jax.random.normal(key) > self.threshold, jnp.nan, 1.0)
 
-    def test_passes_over_steps_that_are_not_finite(self):
+    def test_skips_steps_that_are_not_finite(self):
         optimiser = optax.apply_if_finite(optax.sgd(0.1), max_consecutive_errors=20)
         found, history = fit(optimiser, 100, self.Sometimes(jnp.zeros(()), 0.4), ema=0.9)
         bad = np.isnan(history["loss"])
         assert 10 < bad.sum() < 60
-        # Each good step leaves 0.8 of the distance, and the loss is its square.
+        # Each finite step multiplies the distance by 0.8, and the loss is its square.
         np.testing.assert_allclose(history["loss"][~bad], 0.64 ** np.arange(np.sum(~bad)), rtol=1e-3, atol=1e-12)
         assert abs(float(found.w) - 1) < 1e-3
         assert set(history) == {"step", "loss"}
@@ -200,8 +200,8 @@ class TestApplyIfFinite:
 
 
 class TestHalfPrecision:
-    def test_the_average_does_not_stand_still(self):
-        """The parameter is 0 for 6,000 steps, then 1. In bfloat16 the decay 0.999 would be 1 by then."""
+    def test_the_average_follows_the_parameters(self):
+        """The parameter is 0 for 6,000 steps, then 1. In bfloat16 the decay 0.999 would be rounded to 1."""
 
         class Ramp(eqx.Module):
             w: jax.Array
@@ -256,7 +256,7 @@ class Torch:
         (Torch, "`optimiser` is the class Torch where an Optax optimiser is needed"),
     ],
 )
-def test_what_is_no_optimiser_is_named(optimiser, message):
+def test_objects_that_are_not_optimisers_are_named(optimiser, message):
     with pytest.raises(TypeError, match=message) as caught:
         fit(optimiser)
     assert len(str(caught.value)) < 250
