@@ -245,7 +245,7 @@ def test_failures_are_shown_and_successes_are_not(key):
     with pytest.raises(AssertionError) as caught:
         conformance.assert_conforms(checks, key=key)
     assert str(caught.value).splitlines() == [
-        "2 claims do not hold:",
+        "2 checks failed:",
         "FAIL  Raising   nan  = 0   ZeroDivisionError: of a subject's own",
         "FAIL  Measured  3.5  <= 2  the number",
     ]
@@ -282,8 +282,8 @@ def test_mixtures_say_what_is_wrong_with_them():
         (([1.0], [0.0, 0.0], one), r"`means` has shape \(2,\)"),
         (([0.5, 0.5], [[0.0, 0.0]], one), r"`weights` has shape \(2,\) where \(1,\)"),
         (([1.0], [[0.0, 0.0]], one[0]), r"`covariances` has shape \(2, 2\) where \(1, 2, 2\)"),
-        (([0.5], [[0.0, 0.0]], one), r"`weights` are \[0\.5\]: give positive numbers of sum 1"),
-        (([1.0], [[0.0, 0.0]], -one), "give symmetric, positive definite matrices"),
+        (([0.5], [[0.0, 0.0]], one), r"`weights` are \[0\.5\]: divide them by their sum"),
+        (([1.0], [[0.0, 0.0]], -one), "`covariances`"),
     ]:
         with pytest.raises(ValueError, match=message):
             conformance.Mixture(*arguments)
