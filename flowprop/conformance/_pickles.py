@@ -62,16 +62,16 @@ class PicklesAreRefused(AbstractCheck):
     valid: bytes = b""
 
     def measure(self, *, key: PRNGKey) -> Report:
-        heard = []
+        loaded = []
         with tempfile.TemporaryDirectory() as folder:
             for name, content in _poisoned(self.valid):
-                path, songs = Path(folder, "file"), _canary.count
+                path, before = Path(folder, "file"), _canary.count
                 path.write_bytes(content)
                 with contextlib.suppress(Exception):
                     self.load(path)
-                heard += [name] * (_canary.count > songs)
-        what = "files whose code was run" + (f": {', '.join(heard)}" if heard else "")
-        return self.report(what, len(heard), most=0)
+                loaded += [name] * (_canary.count > before)
+        what = "files whose code was run" + (f": {', '.join(loaded)}" if loaded else "")
+        return self.report(what, len(loaded), most=0)
 
 
 def _poisoned(valid: bytes) -> Iterator[tuple[str, bytes]]:
