@@ -152,7 +152,7 @@ class TestDensityAndSamples:
         assert not np.array_equal(first, second)
 
     def test_wrong_arguments_are_named(self):
-        with pytest.raises(ValueError, match="`axes` has 1 panels where 2 are needed"):
+        with pytest.raises(ValueError, match="`axes` has 1 panels: give 2"):
             plot.density_and_samples(standard_normal, self.samples, BOUNDS, resolution=5, axes=[Figure().subplots()])
         with pytest.raises(TypeError, match="labels"):
             plot.density_and_samples(standard_normal, self.samples, BOUNDS, labels=np.zeros(2, int))
