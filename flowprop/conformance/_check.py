@@ -74,7 +74,8 @@ class AbstractCheck(abc.ABC):
 
         def measure(self, *, key):
             values = np.asarray(self.function(jax.random.normal(key, (100,))))
-            return self.report("values that are not finite", np.sum(~np.isfinite(values)), most=0)
+            num_bad = np.sum(~np.isfinite(values))
+            return self.report("values that are not finite", num_bad, most=0)
 
 
     reports = fp.conformance.run([ValuesAreFinite(np.exp)], key=jax.random.key(0))

@@ -178,7 +178,7 @@ class ScoreIsExact(AbstractCheck):
     exact = fp.conformance.Exact(fp.conformance.GAUSSIAN, fp.CondOTPath())
     flow = fp.conformance.exact_flow(exact.data, exact.path, fp.VelocityPrediction())
     right = fp.conformance.ScoreIsExact(exact, eqx.filter_jit(flow.score))
-    wrong = fp.conformance.ScoreIsExact(exact, lambda t, z: -exact.score(t, z))  # wrong sign
+    wrong = fp.conformance.ScoreIsExact(exact, lambda t, z: -exact.score(t, z))
     reports = fp.conformance.run([right, wrong], key=jax.random.key(0))
     print([report.passed for report in reports])  # [True, False]
     ```

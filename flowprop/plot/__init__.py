@@ -2,8 +2,8 @@
 
 The functions draw arrays and callables, not flows: compute what you want to show first. Each function draws on the
 given axes or on a new figure, and returns the axes or the figure. No function uses pyplot, changes global settings or
-opens a window. [`flowprop.plot.save`][] writes a figure to a file. A notebook shows a figure that is the last value of a
-cell (`ax.figure`).
+opens a window. [`flowprop.plot.save`][] writes a figure to a file. A notebook shows a figure that is the last value of
+a cell (`ax.figure`).
 """
 
 try:
