@@ -22,7 +22,7 @@ class Mixture(eqx.Module):
     At time t component k is gaussian with mean `alpha m_k` and covariance `C_k = alpha^2 S_k + sigma^2 I`. Let
     `r_k = C_k^-1 (z - alpha m_k)`, and let `<.>` be the mean over the components with weights `p(k | z)`. Then
     `E[z_1 | z] = <m_k + alpha S_k r_k>`, `E[z_0 | z] = sigma <r_k>` and `grad log p_t(z) = -<r_k>`
-    (compare [Albergo et al. 2023](https://arxiv.org/abs/2303.08797), appendix A).
+    (compare [Albergo et al. 2023](https://arxiv.org/abs/2303.08797)).
 
     [`flowprop.data.GaussianMixture`][] is the same distribution as a data set: it draws labelled points. This class
     adds the path. Its parameters are arrays and not static values, so that all mixtures of one size share one compiled

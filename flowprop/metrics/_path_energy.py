@@ -94,7 +94,7 @@ def normalised_path_energy(
     """The normalised path energy (NPE): the relative difference between the path energy and its minimum.
 
     `NPE = |PE - W2^2(z0, z1)| / W2^2(z0, z1)` with the path energy `PE = E int |v(t, z_t)|^2 dt`
-    ([Tong et al. 2024](https://arxiv.org/abs/2302.00482), section 5). It is 0 for straight paths that never cross, that
+    ([Tong et al. 2024](https://arxiv.org/abs/2302.00482)). It is 0 for straight paths that never cross, that
     is, for optimal transport from noise to data.
 
     `W2` is the exact distance between the two samples, from [`flowprop.metrics.wasserstein`][], which also determines

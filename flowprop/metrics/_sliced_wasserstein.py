@@ -22,7 +22,7 @@ def sliced_wasserstein(
     """The sliced 2-Wasserstein distance between two samples: the distance, not its square.
 
     `SW2(a, b)^2` is the mean, over random directions, of the squared `W2` distance between the samples projected onto
-    the direction ([Bonneel et al. 2015](https://doi.org/10.1007/s10851-014-0506-3), section 3). The directions are
+    the direction ([Bonneel et al. 2015](https://doi.org/10.1007/s10851-014-0506-3)). The directions are
     uniform on the unit sphere. There is no factor for the dimension: two samples that differ by a shift `s` in d
     dimensions have the distance `|s| / sqrt(d)`. On each line the distance is exact, as the distance between the two
     quantile functions, and the samples may differ in size.
