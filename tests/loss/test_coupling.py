@@ -254,7 +254,7 @@ class TestConditional:
 
     def test_refuses_conditions(self, key):
         z0, z1 = batch(key)
-        with pytest.raises(ValueError, match="`x` is empty where the coupling compares conditions"):
+        with pytest.raises(ValueError, match="`x` is empty and the coupling compares conditions"):
             fp.ConditionalOTCoupling().pair(z0, z1, None, key=key)
         with pytest.raises(ValueError, match=rf"`x` has a leaf of shape \(3,\) where the batch has {N} examples"):
             fp.ConditionalOTCoupling().pair(z0, z1, (jnp.zeros(3),), key=key)

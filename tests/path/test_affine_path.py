@@ -72,8 +72,8 @@ def test_functions_may_return_numbers_and_modules_may_be_trained(key):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: fp.AffinePath(lambda t: 1 - t, lambda t: t), "`alpha` and `sigma` are not those of a path"),
-        (lambda: fp.AffinePath(lambda t: t, lambda t: jnp.log(t - 0.5)), "`alpha` and `sigma` are not those"),
+        (lambda: fp.AffinePath(lambda t: 1 - t, lambda t: t), "`alpha` and `sigma` do not make a path"),
+        (lambda: fp.AffinePath(lambda t: t, lambda t: jnp.log(t - 0.5)), "`alpha` and `sigma` do not make a path"),
         (lambda: fp.AffinePath(lambda t: t, lambda t: jnp.ones(2)), r"a path's coefficient has shape \(2,\)"),
         (lambda: fp.AffinePath(lambda t: t, lambda t: 1 - t, span=(0.5, 0.5)), "`span` is"),
         (lambda: fp.polynomial_path(0), "`exponent` is 0"),
