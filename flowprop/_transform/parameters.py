@@ -29,7 +29,7 @@ def widen(array: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def like(frozen: Frozen, data: Float[Array, "*data"]) -> Float[Array, "*shape"]:
-    """A stored array, rounded to the precision of the data and widened: a bound is then a number that data can reach."""
+    """A stored array, rounded to the precision of the data and widened, so that data can be equal to a bound."""
     return widen(frozen.value.astype(data.dtype))
 
 

@@ -182,7 +182,7 @@ def test_it_has_one_condition_alone(key):
     )
     for call in calls:
         with pytest.raises(
-            ValueError, match=r"`x` is given to a flow whose condition is given already, by `fp\.given`"
+            ValueError, match=r"`x` is given to a flow whose condition was already given, by `fp\.given`"
         ):
             call()
 
