@@ -261,7 +261,7 @@ class AbstractPath(eqx.Module):
 
         - `s`: the earlier time.
         - `t`: the later time, `t > s`.
-        - `stochasticity`: in [0, 1]. By default 1. (Other names: churn, eta of DDIM.)
+        - `stochasticity`: in [0, 1]. By default 1. (It is eta of DDIM.)
 
         **Returns:** three scalars, finite at all times of the path's `span`.
         """
