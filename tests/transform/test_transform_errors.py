@@ -1,4 +1,4 @@
-"""What is wrong with a transform or its data is said in one sentence: which argument, which columns, what to do."""
+"""Errors of transforms and their data are one sentence: the argument, the columns, the remedy."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ CORRELATED = np.cumsum(NORMAL, axis=1)
 
 
 class Wrong(fp.AbstractBijectiveTransform):
-    """It does not keep the shape."""
+    """A transform that does not keep the shape."""
 
     shape = None
 
