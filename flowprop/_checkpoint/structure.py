@@ -1,4 +1,4 @@
-"""A description of a model's structure in text, by which two models can be compared."""
+"""A description of a model's structure as text, to compare two models."""
 
 import dataclasses
 import enum

@@ -198,7 +198,7 @@ class ConditionalOTCoupling(AbstractCoupling):
                     f"`x` has a leaf of shape {jnp.shape(leaf)} where the batch has {len(z0)} examples: "
                     "every leaf of a batch's condition carries the batch axis first"
                 )
-        # After the shuffle, row i of the noise has the i-th condition by chance, whatever the order of the noise was.
+        # After the shuffle, row i of the noise has the i-th condition by chance, for any order of the noise.
         z0 = jax.random.permutation(key, z0)
         return z0[best_rows(self.condition_cost.add(squared_distances(z0, z1), x))]
 

@@ -29,7 +29,7 @@ class Circular(AbstractTransform):
 
     `p(theta) = sum_k q(theta + k period)`
 
-    ([Mardia & Jupp 1999](https://doi.org/10.1002/9780470316979), section 3.5.7), which is periodic for every `q`. In
+    ([Mardia & Jupp 2000](https://doi.org/10.1002/9780470316979), section 3.5.7), which is periodic for every `q`. In
     training, an angle is put at one of the two of its points that lie within a period of the centre of the interval.
     The point at a distance `u` from the centre is drawn with the probability `cos^2(pi u / (2 period))`; the two
     probabilities add up to 1. So the density on the line falls to zero smoothly on both sides, and the circle is not
