@@ -238,9 +238,7 @@ class TestMemory:
         write(path, json.dumps({"format": "flowprop-2", "tree": node()}).encode() + b" " * 16 * self.MiB)
 
         def load():
-            with pytest.raises(
-                ValueError, match=r"entry header.json has \d+ bytes where at most 16777216 are allowed"
-            ):
+            with pytest.raises(ValueError, match=r"entry header.json has \d+ bytes where at most 16777216 are allowed"):
                 fp.load(path, {"a": jnp.zeros(3)})
 
         assert peak(load) < self.MiB

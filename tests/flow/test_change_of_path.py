@@ -106,9 +106,7 @@ def test_the_span_is_what_both_paths_have():
     ends = fp.change_path(narrow, fp.VPPath(fp.SigmoidNoiseSchedule(16))).span
     np.testing.assert_allclose(ends, [0.5 - 2 / 16, 0.5 + 2 / 16], atol=1e-6)
     high = fp.LearnableNoiseSchedule((4,), (3.0, 6.0), key=jax.random.key(0))
-    with pytest.raises(
-        ValueError, match=r"no log-SNR in common with the flow, whose log-SNRs are from -2 to 2"
-    ):
+    with pytest.raises(ValueError, match=r"no log-SNR in common with the flow, whose log-SNRs are from -2 to 2"):
         fp.change_path(narrow, fp.VPPath(high))
 
 
