@@ -1,4 +1,4 @@
-"""What is frozen stays bit for bit; what is not moves."""
+"""Frozen arrays stay the same bit for bit, and all others are trained."""
 
 import equinox as eqx
 import jax
