@@ -10,7 +10,7 @@ Two references are printed next to the result:
     python examples/mnist.py                           # digits of 8 x 8 pixels, no download: about one minute
     python examples/mnist.py --protocol ct
     python examples/mnist.py --dataset mnist           # downloads MNIST, unless FLOWPROP_DATA names its folder
-    python examples/mnist.py --dataset mnist --long    # the numbers on the results page: about ten minutes
+    python examples/mnist.py --dataset mnist --long    # the numbers on the results page: fifteen minutes
 
 With flowprop installed, `flowprop-mnist` is the same command.
 """

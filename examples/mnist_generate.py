@@ -11,7 +11,7 @@ the same network also learns images without a class. The images are then drawn w
     python examples/mnist_generate.py                           # digits of 8 x 8 pixels, no download: two minutes
     python examples/mnist_generate.py --long
     python examples/mnist_generate.py --dataset mnist           # downloads MNIST, unless FLOWPROP_DATA names its folder
-    python examples/mnist_generate.py --dataset mnist --long    # half an hour or more
+    python examples/mnist_generate.py --dataset mnist --long    # half an hour
 
 With flowprop installed, `flowprop-mnist-generate` is the same command.
 """
@@ -88,8 +88,8 @@ PRESETS: dict[tuple[str, bool], dict[str, int]] = {
 }
 #: How long each run takes on two cores.
 DURATIONS = {
-    ("mnist", False): "about fifteen minutes",
-    ("mnist", True): "half an hour or more",
+    ("mnist", False): "about eight minutes",
+    ("mnist", True): "about half an hour",
     ("digits", False): "about two minutes",
     ("digits", True): "about ten minutes",
 }

@@ -8,7 +8,7 @@ are images.
 The example saves every run in its own file as soon as the run ends. If you stop it, the same command continues.
 
     python examples/noprop_table.py                           # digits of 8 x 8 pixels, no download: three minutes
-    python examples/noprop_table.py --dataset mnist --long    # the table on the results page: a day on a CPU
+    python examples/noprop_table.py --dataset mnist --long    # the table on the results page: hours on a CPU
     python examples/noprop_table.py --methods fm --augment --epochs 100
     python examples/noprop_table.py --no-share-encoder        # ten encoders, as in the paper
     python examples/noprop_table.py --dataset cifar10 --long --encoder resnet18 --augment --epochs 100    # on a GPU
@@ -139,7 +139,7 @@ DURATIONS = {
     ("digits", False): "about three minutes",
     ("digits", True): "about half an hour",
     ("mnist", False): "about half an hour",
-    ("mnist", True): "about a day",
+    ("mnist", True): "several hours",
 }
 
 

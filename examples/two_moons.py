@@ -149,16 +149,17 @@ def run(protocol: str, config: Config, data: dict, key) -> dict:
     density, history = train(make_flow(protocol, config.schedule, points, next(keys)), points, config.steps)
     samples = fp.sample(density, 2_000, key=next(keys))
     grid, area = fp.plot.grid_points(BOUNDS, resolution=config.resolution)
-    on_grid = fp.log_prob(density, grid)
+    integrator = fp.ODEIntegrator()
+    log_probs = fp.log_prob(density, jnp.concatenate([grid, test_points]), integrator=integrator)
+    on_grid, on_test = log_probs[: len(grid)], log_probs[len(grid) :]
     figure = fp.plot.density_and_samples(
         on_grid, samples, BOUNDS, true_log_prob=moons.log_prob, resolution=config.resolution
     )
     save("density", figure)
     save("learning_curve", fp.plot.learning_curve(history))
 
-    integrator, times = fp.ODEIntegrator(), jnp.linspace(0.0, 1.0, 50)
-    log_prob = fp.log_prob(density, test_points, integrator=integrator).mean()
-    paths, evaluations = solve_paths(density, jax.random.normal(next(keys), (200, 2)), times, integrator)
+    noise = jax.random.normal(next(keys), (200, 2))
+    paths, evaluations = solve_paths(density, noise, jnp.linspace(0.0, 1.0, 50), integrator)
     save("trajectories", fp.plot.trajectories(paths, title=f"{protocol}: from noise to data"))
 
     print(f"{protocol}: point given the class", flush=True)
@@ -177,7 +178,7 @@ def run(protocol: str, config: Config, data: dict, key) -> dict:
     predictions = classifier.predict(test_points, key=next(keys))
     bayes = moons.class_log_prob(test_points).argmax(axis=-1)
     return {
-        "log_prob": float(log_prob),
+        "log_prob": float(on_test.mean()),
         "true_log_prob": float(moons.log_prob(test_points).mean()),
         "accuracy": float((predictions == test_labels).mean()),
         "bayes_accuracy": float((bayes == test_labels).mean()),
