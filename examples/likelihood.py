@@ -37,8 +37,8 @@ class Config:
 
     long: bool = False
     """Use more draws and more points, for the numbers on the results page."""
-    products: tuple[int, ...] = (6, 12, 24)
-    """Numbers of Jacobian-vector products per evaluation, the same for every random trace."""
+    products: tuple[int, ...] | None = None
+    """Jacobian-vector products per evaluation, the same for every random trace. Default: 6 24, long: 6 12 24."""
     draws: int | None = None
     """Number of draws of the probes, for each standard deviation. Default: 100, long: 300."""
     tolerances: tuple[float, ...] = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -54,8 +54,8 @@ class Config:
 
 
 PRESETS: dict[bool, dict] = {
-    False: {"draws": 100, "points": 100, "output": Path("results/likelihood")},
-    True: {"draws": 300, "points": 500, "output": Path("results/likelihood_long")},
+    False: {"products": (6, 24), "draws": 100, "points": 100, "output": Path("results/likelihood")},
+    True: {"products": (6, 12, 24), "draws": 300, "points": 500, "output": Path("results/likelihood_long")},
 }
 TRACES = {
     "Hutchinson, signs": fp.HutchinsonDivergence,
@@ -94,26 +94,30 @@ class GaussianData(eqx.Module):
         return (jax.random.normal(key, (n, len(self.variances))) * jnp.sqrt(self.variances)[None]) @ self.rotation.T
 
 
-def compare_traces(config: Config, rotation, key) -> list[dict]:
-    """The standard deviation of log p over probes, at one point. It does not depend on the exact value."""
-    order = np.arange(config.dim)
+def rotated_flows(dim: int, rotation) -> dict:
+    """Two networks with dense Jacobians, by name."""
+    order = np.arange(dim)
     matrix = rotation @ np.diag(2.0 * 0.5**order) @ rotation.T
-    networks = {
+    variances = 1 + 10 / (1.0 + order) ** 2
+    return {
         "v = A z, eigenvalues 2^(1 - i)": Linear(jnp.asarray(matrix, jnp.float32)),
         "gaussian data, variances 1 + 10 i^-2": GaussianData(
-            jnp.asarray(rotation, jnp.float32), jnp.asarray(1 + 10 / (1.0 + order) ** 2, jnp.float32)
+            jnp.asarray(rotation, jnp.float32), jnp.asarray(variances, jnp.float32)
         ),
     }
+
+
+def compare_traces(config: Config, name: str, network, key) -> list[dict]:
+    """The standard deviation of log p over probes, at one point. It does not depend on the exact value."""
     # Coarse steps suffice: only the error of the trace is measured.
     integrator = fp.ODEIntegrator(dfx.Heun(), dt0=0.1)
     points = jnp.zeros((config.draws, config.dim))
+    flow = fp.fm_flow(network, shape=(config.dim,))
     records = []
-    for flow_name, network in networks.items():
-        flow = fp.fm_flow(network, shape=(config.dim,))
-        for name, make in TRACES.items():
-            for products in config.products:
-                values = fp.log_prob(flow, points, key=key, divergence=make(products), integrator=integrator)
-                records.append({"flow": flow_name, "trace": name, "products": products, "std": float(values.std())})
+    for trace, make in TRACES.items():
+        for products in config.products:
+            values = fp.log_prob(flow, points, key=key, divergence=make(products), integrator=integrator)
+            records.append({"flow": name, "trace": trace, "products": products, "std": float(values.std())})
     return records
 
 
@@ -164,9 +168,10 @@ def main() -> None:
     network = GaussianData(jnp.asarray(rotation, jnp.float32), variances)
     points = network.sample(config.points, key_points)
 
-    traces = compare_traces(config, rotation, key_trace)
-    for index, flow in enumerate(dict.fromkeys(record["flow"] for record in traces)):
-        rows = [record for record in traces if record["flow"] == flow]
+    traces = []
+    for index, (flow, trace_network) in enumerate(rotated_flows(config.dim, rotation).items()):
+        rows = compare_traces(config, flow, trace_network, key_trace)
+        traces += rows
         print(
             f"\nStandard deviation of log p over probes, in nats: {flow}\n{'products':>26}"
             + "".join(f"{products:>10}" for products in config.products)
@@ -180,6 +185,7 @@ def main() -> None:
             curves, cost="Jacobian-vector products", error="standard deviation (nats)", title=flow
         )
         fp.plot.save(figure, config.output / f"traces_{index}.png")
+        print(f"saved {config.output / f'traces_{index}.png'}", flush=True)
 
     solver = compare_solver(config, network, points)
     print("\nExact divergence: root mean square errors, in nats\n  tolerance  evaluations     actual  estimated")

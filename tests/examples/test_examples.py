@@ -32,7 +32,7 @@ def test_two_moons(schedule, tmp_path):
         # 1,600 steps do not give a good density, but a wrong density would be much worse than this.
         assert row["true_log_prob"] - 0.6 < row["log_prob"] < row["true_log_prob"] + 0.02
         assert abs(row["integral"] - 1) < 0.02
-        # After 400 steps. DF learns labels slowly: 0.77 to 0.97 with four seeds of sigmoid and learnable. Chance is 0.5.
+        # After 400 steps. DF learns labels slowly: 0.77 to 0.97, four seeds of sigmoid and learnable. Chance is 0.5.
         assert row["accuracy"] > {"ct": 0.97, "df": 0.7}[protocol]
     assert {path.name for path in tmp_path.glob("ct_*.png")} == {
         "ct_density.png",
