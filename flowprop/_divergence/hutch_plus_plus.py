@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from .._types import Point, PRNGKey, Scalar, checked
 from .basis import orthonormal
 from .divergence import AbstractDivergence, Product
-from .probes import GaussianProbes, Probes, required
+from .probes import GaussianProbes, Probes, require_key
 
 
 @checked
@@ -48,7 +48,7 @@ class HutchPlusPlusDivergence(AbstractDivergence):
             raise ValueError(
                 f"`num_products` is {self.num_products} in {z.size} dimensions: `fp.ExactDivergence()` needs fewer"
             )
-        return GaussianProbes().sample(2 * self.num_products // 3, z, key=required(key))
+        return GaussianProbes().sample(2 * self.num_products // 3, z, key=require_key(key))
 
     def trace(self, product: Product, probes: Probes) -> Scalar:
         def rows(tangents: Probes) -> Probes:

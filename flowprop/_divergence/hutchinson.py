@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from .._types import Point, PRNGKey, Scalar, check_positive, checked
 from .divergence import AbstractDivergence, Product
-from .probes import AbstractProbes, Probes, RademacherProbes, required
+from .probes import AbstractProbes, Probes, RademacherProbes, require_key
 
 
 @checked
@@ -39,7 +39,7 @@ class HutchinsonDivergence(AbstractDivergence):
         return self.num_probes
 
     def draw(self, z: Point, *, key: PRNGKey | None) -> Probes:
-        return self.distribution.sample(self.num_probes, z, key=required(key))
+        return self.distribution.sample(self.num_probes, z, key=require_key(key))
 
     def trace(self, product: Product, probes: Probes) -> Scalar:
         return jnp.sum(probes * jax.vmap(product)(probes)) / self.num_probes

@@ -67,7 +67,7 @@ class OrthogonalProbes(AbstractProbes):
         return (size**0.5 * groups.reshape(-1, size)[:num_probes]).reshape(num_probes, *z.shape)
 
 
-def required(key: PRNGKey | None) -> PRNGKey:
+def require_key(key: PRNGKey | None) -> PRNGKey:
     """`key`, or a `ValueError` if there is none."""
     if key is None:
         raise ValueError("`key` is None: probes are random, so give `jax.random.key(seed)`")

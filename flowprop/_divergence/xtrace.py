@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from .._types import Point, PRNGKey, Scalar, checked
 from .basis import orthonormal
 from .divergence import AbstractDivergence, Product
-from .probes import GaussianProbes, Probes, required
+from .probes import GaussianProbes, Probes, require_key
 
 
 @checked
@@ -46,7 +46,7 @@ class XTraceDivergence(AbstractDivergence):
             raise ValueError(
                 f"`num_products` is {self.num_products} in {z.size} dimensions: `fp.ExactDivergence()` needs fewer"
             )
-        return GaussianProbes().sample(self.num_products // 2, z, key=required(key))
+        return GaussianProbes().sample(self.num_products // 2, z, key=require_key(key))
 
     def trace(self, product: Product, probes: Probes) -> Scalar:
         def rows(tangents: Probes) -> Probes:

@@ -34,7 +34,7 @@ class AugmentedVelocity(eqx.Module):
 
     def start(self, z: Point) -> State:
         """The state at `z`, where nothing has been added up."""
-        return z, jnp.broadcast_to(nothing(z), len(self.probes))
+        return z, jnp.broadcast_to(batched_zero(z), len(self.probes))
 
     def __call__(self, t: Time, state: State, x: PyTree) -> State:
         def velocity(z: Point) -> Point:
@@ -44,7 +44,7 @@ class AugmentedVelocity(eqx.Module):
         return value, jax.vmap(lambda probes: self.divergence.trace(product, probes))(self.probes)
 
 
-def nothing(z: Point) -> Scalar:
+def batched_zero(z: Point) -> Scalar:
     """0, of which each example of a batch has one of its own.
 
     Under `vmap` a state that all examples share, where a divergence does not depend on the point, would be given

@@ -15,7 +15,7 @@ from .._flow.given import given
 from .._solve import AbstractIntegrator, AbstractODEIntegrator
 from .._solve.sample import sample
 from .._types import PRNGKey, check_key, checked
-from .log_prob import log_prob, ode_of
+from .log_prob import likelihood_integrator, log_prob
 from .sample_and_log_prob import sample_and_log_prob
 
 
@@ -157,7 +157,7 @@ def as_distribution(
     return FlowDistribution(
         flow if x is None else given(flow, x),
         ExactDivergence() if divergence is None else divergence,
-        ode_of(integrator),
+        likelihood_integrator(integrator),
         throw,
     )
 

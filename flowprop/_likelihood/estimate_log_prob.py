@@ -13,7 +13,7 @@ from .._flow.flow import Flow
 from .._solve import AbstractIntegrator, AbstractODEIntegrator, forward_mode_explained, function_evaluations, succeeded
 from .._types import Data, Point, PRNGKey, Real, check_number, checked
 from .augmented_ode import AugmentedVelocity
-from .log_prob import at_preimages, checked_data, numbers_solved, ode_of, solved_density
+from .log_prob import likelihood_integrator, numbers_per_example, solve_to_noise, sum_over_preimages, validated_data
 
 
 class LogProbEstimate(eqx.Module):
@@ -76,8 +76,8 @@ def estimate_log_prob(
         raise ValueError(f"`num_estimates` is {num_estimates}: a standard error needs at least 2")
     if tolerance is not None:
         check_number("tolerance", tolerance, above=0, remedy="give a positive error in nats, or None")
-    z1 = checked_data(flow, z1, x, key, batch_size)
-    ode = ode_of(integrator)
+    z1 = validated_data(flow, z1, x, key, batch_size)
+    ode = likelihood_integrator(integrator)
     with forward_mode_explained():
         estimate, failed = _estimate(flow, z1, x, key, divergence, num_estimates, ode, ode.refined(), batch_size)
     if not isinstance(estimate.value, jax.core.Tracer):
@@ -100,12 +100,12 @@ def _estimate(
     def one(data: Point, x: PyTree, key: PRNGKey | None) -> tuple[LogProbEstimate, Bool[Array, ""]]:
         def density(z: Point, features: PyTree, key: PRNGKey | None) -> tuple[PyTree, Float[Array, "solves estimates"]]:
             field = AugmentedVelocity(flow, divergence, z, key=key, num_estimates=num_estimates)
-            solution, values = solved_density(flow, field, z, features, integrator)
-            fine_solution, fine = solved_density(flow, field, z, features, finer)
+            solution, values = solve_to_noise(flow, field, z, features, integrator)
+            fine_solution, fine = solve_to_noise(flow, field, z, features, finer)
             calls = function_evaluations(solution, integrator)
             return (calls, solution.result, succeeded(solution), succeeded(fine_solution)), jnp.stack([values, fine])
 
-        (calls, result, good, fine_good), (values, fine) = at_preimages(flow, data, x, key, density)
+        (calls, result, good, fine_good), (values, fine) = sum_over_preimages(flow, data, x, key, density)
         spread = jnp.std(values, ddof=1) / num_estimates**0.5 if num_estimates > 1 else jnp.zeros_like(values[0])
         # Outside of the support both are minus infinity, and there is no error.
         difference = jnp.where(jnp.isneginf(jnp.mean(values)), 0, jnp.abs(jnp.mean(values - fine)))
@@ -120,7 +120,7 @@ def _estimate(
         return estimate, ~jnp.all(good)
 
     keys = None if key is None else example_keys(key, z1.shape[0])
-    numbers = numbers_solved(flow, divergence, num_estimates)
+    numbers = numbers_per_example(flow, divergence, num_estimates)
     return in_batches(one, (z1, x, keys), batch_size, numbers_per_example=numbers)
 
 

@@ -16,7 +16,7 @@ from .._solve import (
     AbstractIntegrator,
     AbstractODEIntegrator,
     ODEIntegrator,
-    end_state,
+    final_state,
     forward_mode_explained,
     succeeded,
 )
@@ -61,14 +61,14 @@ def log_prob(
     wrong shape or a stochastic divergence comes without a key; `RuntimeError` if a solve fails.
     """
     divergence = ExactDivergence() if divergence is None else divergence
-    z1 = checked_data(flow, z1, x, key, batch_size)
-    ode = ode_of(integrator)
+    z1 = validated_data(flow, z1, x, key, batch_size)
+    ode = likelihood_integrator(integrator)
     with forward_mode_explained():
         values, failed = _log_prob(flow, z1, x, key, divergence, ode, batch_size)
     return settled(values, failed, throw=throw)
 
 
-def ode_of(integrator: AbstractIntegrator | None) -> AbstractODEIntegrator:
+def likelihood_integrator(integrator: AbstractIntegrator | None) -> AbstractODEIntegrator:
     """The integrator asked for, or the default; a `TypeError` if it has no likelihood."""
     integrator = ODEIntegrator() if integrator is None else integrator
     if not integrator.has_likelihood:
@@ -76,13 +76,13 @@ def ode_of(integrator: AbstractIntegrator | None) -> AbstractODEIntegrator:
     return cast(AbstractODEIntegrator, integrator)
 
 
-def numbers_solved(flow: Flow, divergence: AbstractDivergence, num_estimates: int = 1) -> int:
+def numbers_per_example(flow: Flow, divergence: AbstractDivergence, num_estimates: int = 1) -> int:
     """How many numbers the state of one example holds, with the products of its divergence: it bounds a batch."""
     size = math.prod(flow.shape)
     return size * (1 + num_estimates * min(size, divergence.max_products))
 
 
-def checked_data(flow: Flow, z1: Data, x: PyTree, key: PRNGKey | None, batch_size: int | None) -> Array:
+def validated_data(flow: Flow, z1: Data, x: PyTree, key: PRNGKey | None, batch_size: int | None) -> Array:
     """`z1` as an array that can be solved, or an error that says what is wrong with it, `x`, `key` or `batch_size`."""
     z1 = jnp.asarray(z1)
     check_shape("z1", z1, (None, *flow.shape), "a batch axis, then the flow's `shape`")
@@ -97,7 +97,7 @@ def checked_data(flow: Flow, z1: Data, x: PyTree, key: PRNGKey | None, batch_siz
     return z1
 
 
-def at_preimages(
+def sum_over_preimages(
     flow: Flow,
     data: Point,
     x: PyTree,
@@ -132,14 +132,14 @@ def at_preimages(
     return record, nan_unless(good, total(log_probs, log_weights))
 
 
-def solved_density(
+def solve_to_noise(
     flow: Flow, field: AugmentedVelocity, z: Point, features: PyTree, integrator: AbstractODEIntegrator
 ) -> tuple[PyTree, Float[Array, " estimates"]]:
     """The solve from data back to noise at one point of the path's coordinates, and the estimates of `log q(z)`."""
     start, end = flow.span
     alpha = flow.path.alpha(jnp.asarray(end, z.dtype))
     solution = integrator.integrate_field(field, field.start(alpha * z), features, end, start, throw=False)
-    z0, change = end_state(solution)
+    z0, change = final_state(solution)
     return solution, flow.noise_log_prob(z0) + change + z.size * jnp.log(alpha)
 
 
@@ -156,11 +156,11 @@ def _log_prob(
     def one(data: Point, x: PyTree, key: PRNGKey | None) -> tuple[Scalar, Bool[Array, ""]]:
         def density(z: Point, features: PyTree, key: PRNGKey | None) -> tuple[Bool[Array, ""], Scalar]:
             field = AugmentedVelocity(flow, divergence, z, key=key)
-            solution, log_probs = solved_density(flow, field, z, features, integrator)
+            solution, log_probs = solve_to_noise(flow, field, z, features, integrator)
             return succeeded(solution), log_probs[0]
 
-        good, value = at_preimages(flow, data, x, key, density)
+        good, value = sum_over_preimages(flow, data, x, key, density)
         return value, ~jnp.all(good)
 
     keys = None if key is None else example_keys(key, z1.shape[0])
-    return in_batches(one, (z1, x, keys), batch_size, numbers_per_example=numbers_solved(flow, divergence))
+    return in_batches(one, (z1, x, keys), batch_size, numbers_per_example=numbers_per_example(flow, divergence))

@@ -10,8 +10,8 @@ from .._divergence import AbstractDivergence, HutchinsonDivergence, RademacherPr
 from .._flow.flow import Flow
 from .._solve import AbstractODEIntegrator, ODEIntegrator
 from .._types import Data, Point, PRNGKey, Real, Scalar, Time, Weights, check_number, checked
-from .augmented_ode import AugmentedVelocity, State, nothing
-from .log_prob import checked_data
+from .augmented_ode import AugmentedVelocity, State, batched_zero
+from .log_prob import validated_data
 
 
 class MaximumLikelihood(eqx.Module):
@@ -74,7 +74,7 @@ class MaximumLikelihood(eqx.Module):
 
         **Raises:** `ValueError` if `z1` is not a batch of the flow's `shape` or a leaf of `x` has another batch size.
         """
-        z1 = checked_data(self.flow, z1, x, key, None)
+        z1 = validated_data(self.flow, z1, x, key, None)
         start, end = self.flow.span
         alpha = self.flow.path.alpha(jnp.asarray(end, z1.dtype))
 
@@ -85,7 +85,7 @@ class MaximumLikelihood(eqx.Module):
             field = _Penalised(
                 augmented, RademacherProbes().sample(1, z, key=key_penalty)[0], self.kinetic, self.jacobian
             )
-            state = (augmented.start(alpha * z), nothing(z))
+            state = (augmented.start(alpha * z), batched_zero(z))
             (z0, change), penalty = self.integrator.end_point(field, state, self.flow.encode(x), end, start)
             # Integrated from 1 to 0, what adds up is negative.
             return -(self.flow.noise_log_prob(z0) + change[0] + z.size * jnp.log(alpha) + log_det) - penalty

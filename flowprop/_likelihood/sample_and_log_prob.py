@@ -8,11 +8,11 @@ from .._batch import compiled, example_keys, in_batches
 from .._divergence import AbstractDivergence, ExactDivergence
 from .._flow.flow import Flow, check_condition
 from .._rows import is_finite, nan_unless, settled, zeros_unless
-from .._solve import AbstractIntegrator, AbstractODEIntegrator, end_state, forward_mode_explained, succeeded
+from .._solve import AbstractIntegrator, AbstractODEIntegrator, final_state, forward_mode_explained, succeeded
 from .._solve.sample import sample
 from .._types import Point, PRNGKey, Scalar, check_key, check_positive, checked
 from .augmented_ode import AugmentedVelocity
-from .log_prob import log_prob, numbers_solved, ode_of
+from .log_prob import likelihood_integrator, log_prob, numbers_per_example
 
 
 @checked
@@ -57,7 +57,7 @@ def sample_and_log_prob(
     check_key("key", key)
     check_positive(num_samples=num_samples, batch_size=batch_size)
     check_condition(x, num_samples)
-    ode = ode_of(integrator)
+    ode = likelihood_integrator(integrator)
     if flow.transform.is_bijective:
         with forward_mode_explained():
             points, log_probs, failed = _sample_and_log_prob(flow, num_samples, x, key, divergence, ode, batch_size)
@@ -89,11 +89,11 @@ def _sample_and_log_prob(
         z0 = flow.draw_noise(key=key_noise)
         field = AugmentedVelocity(flow, divergence, z0, key=key_probes)
         solution = integrator.integrate_field(field, field.start(z0), features, start, end, throw=False)
-        z1, change = end_state(solution)
+        z1, change = final_state(solution)
         alpha = flow.path.alpha(jnp.asarray(end, z0.dtype))
         data, log_det = flow.transform.inverse_and_log_det(z1 / alpha)
         value = flow.noise_log_prob(z0) - change[0] + z0.size * jnp.log(alpha) + log_det
         return nan_unless(good, data), nan_unless(good, value), ~succeeded(solution)
 
-    numbers = numbers_solved(flow, divergence)
+    numbers = numbers_per_example(flow, divergence)
     return in_batches(one, (example_keys(key, num_samples), x), batch_size, numbers_per_example=numbers)

@@ -113,14 +113,14 @@ class AbstractODEIntegrator(AbstractIntegrator):
         throw: bool = True,
     ) -> dfx.Solution:
         """One example's solution from `t0` to `t1`."""
-        return self.integrate_field(Velocity(flow), z, x, t0, t1, saveat, throw=throw)
+        return self.integrate_field(VelocityField(flow), z, x, t0, t1, saveat, throw=throw)
 
     def end_point(self, field: Callable[..., PyTree], y: PyTree, args: PyTree, t0: Time, t1: Time) -> PyTree:
         """The state at `t1` of the ODE that `integrate_field` solves."""
-        return end_state(self.integrate_field(field, y, args, t0, t1))
+        return final_state(self.integrate_field(field, y, args, t0, t1))
 
 
-class Velocity(eqx.Module):
+class VelocityField(eqx.Module):
     """The right side of a flow's ODE, as a PyTree."""
 
     flow: Flow
@@ -135,7 +135,7 @@ def as_times(t0: Time, t1: Time, y: PyTree) -> tuple[Array, Array]:
     return jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
 
 
-def end_state(solution: dfx.Solution) -> PyTree:
+def final_state(solution: dfx.Solution) -> PyTree:
     """The state at the end of a solve that saved nothing else."""
     return jax.tree.map(lambda saved: saved[0], solution.ys)
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PyTree
 from .._batch import compiled, example_keys, in_batches
 from .._flow.flow import Flow, check_condition
 from .._types import Point, PRNGKey, check_key, check_positive, checked
-from . import AbstractIntegrator, AbstractODEIntegrator, ODEIntegrator, transport
+from . import AbstractIntegrator, AbstractODEIntegrator, ODEIntegrator, solve_to_end
 
 
 #: Checked by `check_shape`, which says what to do.
@@ -58,7 +58,7 @@ def _reflow_pairs(
     def one(key: PRNGKey, x: PyTree) -> tuple[Point, Point]:
         key_noise, _ = jax.random.split(key)
         z = flow.draw_noise(key=key_noise)
-        return z / flow.noise_std, transport(flow, z, x, integrator, None)
+        return z / flow.noise_std, solve_to_end(flow, z, x, integrator, None)
 
     numbers = math.prod(flow.shape)
     return in_batches(one, (example_keys(key, num_pairs), x), batch_size, numbers_per_example=numbers)

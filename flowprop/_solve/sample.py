@@ -9,7 +9,7 @@ from .._batch import compiled, example_keys, in_batches
 from .._flow.flow import Flow, check_condition
 from .._rows import is_finite, nan_unless, settled, zeros_unless
 from .._types import Point, PRNGKey, check_key, check_positive, checked
-from . import AbstractIntegrator, ODEIntegrator, carry, forward_mode_explained
+from . import AbstractIntegrator, ODEIntegrator, forward_mode_explained, solve_to_data
 
 
 @checked
@@ -64,7 +64,7 @@ def _sample(
         key_noise, key_path = jax.random.split(key)
         good = is_finite(x)
         z = flow.draw_noise(key=key_noise)
-        value, succeeded = carry(flow, z, zeros_unless(good, x), integrator, key_path)
+        value, succeeded = solve_to_data(flow, z, zeros_unless(good, x), integrator, key_path)
         return nan_unless(good, value), ~succeeded
 
     numbers = math.prod(flow.shape)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, PyTree
 
 from .._flow.flow import Flow
 from .._types import Number, Point, PRNGKey, Time, check_key, check_number, check_shape, checked, is_traced
-from .integrator import AbstractIntegrator, as_times, end_state, forward_mode_explained, succeeded
+from .integrator import AbstractIntegrator, as_times, final_state, forward_mode_explained, succeeded
 from .ode import ODEIntegrator
 
 
@@ -96,12 +96,12 @@ def _solve(
     return integrator.integrate(flow, z, flow.encode(x), t0, t1, saveat, key, throw=throw)
 
 
-def transport(flow: Flow, z: Point, features: PyTree, integrator: AbstractIntegrator, key: PRNGKey | None) -> Point:
+def solve_to_end(flow: Flow, z: Point, features: PyTree, integrator: AbstractIntegrator, key: PRNGKey | None) -> Point:
     """One example from noise to the end of its path, given an encoded condition; a solve that fails raises an error."""
-    return arrive(flow, end_state(integrator.integrate(flow, z, features, *flow.span, _END, key)), features)
+    return to_end_of_path(flow, final_state(integrator.integrate(flow, z, features, *flow.span, _END, key)), features)
 
 
-def carry(
+def solve_to_data(
     flow: Flow, z: Point, x: PyTree, integrator: AbstractIntegrator, key: PRNGKey | None
 ) -> tuple[Point, Bool[Array, ""]]:
     """One example from noise to data, in the data's own units, and whether its solve succeeded.
@@ -110,10 +110,10 @@ def carry(
     """
     features = flow.encode(x)
     solution = integrator.integrate(flow, z, features, *flow.span, _END, key, throw=False)
-    return flow.transform.inverse(arrive(flow, end_state(solution), features)), succeeded(solution)
+    return flow.transform.inverse(to_end_of_path(flow, final_state(solution), features)), succeeded(solution)
 
 
-def arrive(flow: Flow, z: Point, x: PyTree) -> Point:
+def to_end_of_path(flow: Flow, z: Point, x: PyTree) -> Point:
     """The data at the end of a flow's path.
 
     Where the flow's span ends before 1, one evaluation of the target makes the last stretch.

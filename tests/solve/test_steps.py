@@ -14,7 +14,7 @@ import pytest
 
 import flowprop as fp
 from flowprop._batch import default_batch_size
-from flowprop._solve import carry
+from flowprop._solve import solve_to_data
 
 
 GRID = jnp.linspace(0, 1, 9) ** 2
@@ -226,7 +226,7 @@ def test_a_solve_may_fail_without_an_error(key):
         (fp.SDEIntegrator(3), True),
         (fp.AncestralIntegrator(3), True),
     ):
-        point, good = carry(flow, POINT, None, integrator, key)
+        point, good = solve_to_data(flow, POINT, None, integrator, key)
         assert point.shape == (2,)
         assert bool(good) is wanted
 
@@ -238,8 +238,8 @@ def test_an_event_stops_a_solve():
     solution = fp.solve(flow, jnp.zeros(2), integrator=integrator)
     assert solution.result == dfx.RESULTS.event_occurred
     np.testing.assert_allclose(solution.ys[0], 0.6, atol=1e-6)
-    assert not carry(flow, jnp.zeros(2), None, integrator, None)[1]
-    assert carry(flow, -jnp.ones(2), None, integrator, None)[1]
+    assert not solve_to_data(flow, jnp.zeros(2), None, integrator, None)[1]
+    assert solve_to_data(flow, -jnp.ones(2), None, integrator, None)[1]
 
 
 def test_settings_survive_a_change_of_one():
