@@ -1,6 +1,6 @@
-"""Integrating a flow with Diffrax: how, from where to where, and at what cost.
+"""Integration of flows with Diffrax: integrators, solves, samples, and the cost of a solve.
 
-The only room that knows Diffrax.
+Only this folder imports Diffrax.
 """
 
 from .ancestral import AncestralIntegrator as AncestralIntegrator

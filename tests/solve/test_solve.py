@@ -318,7 +318,7 @@ def test_errors_name_the_argument_and_the_remedy(key):
         fp.log_prob(flow, z, divergence=fp.HutchinsonDivergence())
     with pytest.raises(ValueError, match="`key` is None"):
         fp.solve(flow, z[0], integrator=sde)
-    with pytest.raises(ValueError, match=r"`t1` is 1.0: a time lies in the flow's span \[0.0, 0.99\]"):
+    with pytest.raises(ValueError, match=r"`t1` is 1.0: give a time in the flow's span \[0.0, 0.99\]"):
         fp.solve(flow, z[0], t1=1.0)
     with pytest.raises(ValueError, match="give t0 < t1"):
         fp.solve(flow, z[0], t0=0.5, t1=0.2, integrator=sde, key=key)

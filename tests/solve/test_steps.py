@@ -123,7 +123,7 @@ class TestRefined:
                 raise NotImplementedError
 
         assert float(fp.ODEIntegrator(dfx.Heun(), Mine(), dt0=0.5).refined().dt0.value) == 0.25
-        with pytest.raises(ValueError, match="has a Other, of which no finer one is known"):
+        with pytest.raises(ValueError, match="step-size controller Other, for which no finer version can be built"):
             fp.ODEIntegrator(dfx.Heun(), Other()).refined()
 
 
@@ -181,7 +181,7 @@ class TestTraced:
 REFUSED = {
     "ten steps": (
         lambda: fp.ODEIntegrator(dt0=10),
-        "`dt0` is 10: a step is above 0 and at most 1; ten steps are dt0=0.1",
+        "`dt0` is 10: give a step above 0 and at most 1; dt0=0.1 takes ten steps",
     ),
     "dt0 nan": (lambda: fp.ODEIntegrator(dt0=float("nan")), "`dt0` is nan"),
     "dt0 inf": (lambda: fp.ODEIntegrator(dt0=float("inf")), "`dt0` is inf"),
@@ -190,14 +190,14 @@ REFUSED = {
     "max_steps": (lambda: fp.ODEIntegrator(max_steps=0), "`max_steps` is 0"),
     "churn": (lambda: fp.SDEIntegrator(churn=float("nan")), "`churn` is nan"),
     "stochasticity": (lambda: fp.AncestralIntegrator(stochasticity=float("nan")), "`stochasticity` is nan"),
-    "no error": (lambda: fp.ODEIntegrator(dfx.Euler(), PID), "`solver` is Euler, which estimates no error"),
+    "no error": (lambda: fp.ODEIntegrator(dfx.Euler(), PID), "`solver` is Euler, which has no error estimate"),
     "no error by default": (lambda: fp.ODEIntegrator(dfx.Euler()), "constant steps, such as dt0=0.1"),
     "SDE solver": (lambda: fp.ODEIntegrator(dfx.ShARK(), dt0=0.1), "`solver` is ShARK, which does not solve an ODE"),
     "Ito solver": (lambda: fp.ODEIntegrator(dfx.EulerHeun(), dt0=0.1), "`solver` is EulerHeun"),
     "symplectic": (lambda: fp.ODEIntegrator(dfx.SemiImplicitEuler(), dt0=0.1), "`solver` is SemiImplicitEuler"),
     "disorder": (lambda: fp.ODEIntegrator(None, dfx.StepTo(jnp.array([0, 0.7, 0.5, 1]))), "neither rise nor fall"),
     "steps, not times": (lambda: fp.ODEIntegrator(None, dfx.StepTo(jnp.arange(5))), r"`ts` from 0 to 4.*in \[0, 1\]"),
-    "point": (lambda: fp.solve(flow_of(), jnp.array([0.0, jnp.nan])), "`z` holds 1 numbers that are not finite"),
+    "point": (lambda: fp.solve(flow_of(), jnp.array([0.0, jnp.nan])), "`z` contains 1 numbers that are not finite"),
     "time": (lambda: fp.solve(flow_of(), POINT, t1=float("nan")), r"`t1` is nan: .*span \[0\.0, 1\.0\]"),
 }
 
