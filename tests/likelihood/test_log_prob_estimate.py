@@ -137,11 +137,6 @@ def test_inside_jit_it_is_silent():
         ({"tolerance": 0.0}, ValueError, "`tolerance` is 0.0"),
         ({"divergence": fp.HutchinsonDivergence()}, ValueError, "`key` is None"),
         ({"integrator": fp.SDEIntegrator()}, TypeError, "`integrator` is SDEIntegrator"),
-        (
-            {"integrator": fp.ODEIntegrator(stepsize_controller=dfx.StepTo(ts=jnp.linspace(1.0, 0.0, 5)))},
-            ValueError,
-            "StepTo",
-        ),
     ],
 )
 def test_errors_name_the_argument_and_the_remedy(options, error, message):
