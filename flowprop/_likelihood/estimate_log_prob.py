@@ -93,9 +93,10 @@ def estimate_log_prob(
 
     **Warns:** a `UserWarning` if errors are above `tolerance`, and always if a solve failed (not inside `jax.jit`).
 
-    **Raises:** `TypeError` for an integrator without a likelihood, such as an SDE; `ValueError` if `z1` or `x` has the
-    wrong shape, if a key is needed and missing, if `num_estimates` is below 2 or `tolerance` is not positive, or if no
-    more accurate version of the integrator can be built.
+    **Raises:** `TypeError` for an integrator without a likelihood, such as an SDE, or for integers `z1` if the flow has
+    no transform; `ValueError` if `z1` or `x` has the wrong shape, if a key is needed and missing,
+    if `num_estimates` is below 2 or `tolerance` is not positive, or if no more accurate version of the integrator can
+    be built.
 
     ```python
     import diffrax as dfx

@@ -59,8 +59,9 @@ def log_prob(
 
     **Returns:** log-densities in nats, `(n,)`; `-inf` outside of the support of the flow's transform.
 
-    **Raises:** `TypeError` for an integrator without a likelihood, such as an SDE; `ValueError` if `z1` or `x` has the
-    wrong shape, or if a key is needed and missing; `RuntimeError` if a solve fails and `throw` is true.
+    **Raises:** `TypeError` for an integrator without a likelihood, such as an SDE, or for integers `z1` if the flow has
+    no transform; `ValueError` if `z1` or `x` has the wrong shape, or if a key is needed and missing;
+    `RuntimeError` if a solve fails and `throw` is true.
 
     ```python
     import jax.numpy as jnp
