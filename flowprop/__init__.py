@@ -144,6 +144,7 @@ from ._solve.reflow import reflow_pairs as reflow_pairs
 from ._solve.sample import sample as sample
 from ._train.condition_dropout import ConditionDropout as ConditionDropout
 from ._train.fit import fit as fit
+from ._train.fit_density import fit_density as fit_density
 from ._train.paired_flow import PairedFlow as PairedFlow
 from ._transform import (
     AbstractBijectiveTransform as AbstractBijectiveTransform,

@@ -8,6 +8,7 @@ import flowprop as fp
 from flowprop.conformance import (
     GAUSSIAN as GAUSSIAN,
     MIXTURE as MIXTURE,
+    ClassPosterior as ClassPosterior,
     Denoiser as Denoiser,
     Exact as Exact,
     Mixture as Mixture,
@@ -15,6 +16,7 @@ from flowprop.conformance import (
 )
 
 
+Posterior = ClassPosterior
 CENTRES = np.array([[2.0, 0.0], [-1.0, 1.7], [-1.0, -1.7]], np.float32)
 
 

@@ -10,7 +10,6 @@ from typing import IO, Any, TypeVar, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
 from .._types import checked
 from .replace import check_regular, replacing
@@ -30,7 +29,7 @@ _MOST_DIFFERENCES = 8
 
 
 @checked
-def save(path: str | os.PathLike[str], model: PyTree) -> None:
+def save(path: str | os.PathLike[str], model: Any) -> None:
     """Write a model's arrays and numbers to a file, and a description of the rest.
 
     The file is a zip without compression. It holds one `.npy` entry for each array and a JSON header with the

@@ -1,6 +1,5 @@
 """A flow: a network, the path that it was trained on, and what its output means."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from .._frozen import stop_gradient, trainable
 from .._loss.coupling import AbstractCoupling, IndependentCoupling
@@ -21,36 +20,60 @@ from .._path.prediction import AbstractPrediction
 from .._path.source import AbstractSource, GaussianSource
 from .._transform import AbstractTransform, Bijection, IdentityTransform, as_transform
 from .._types import Data, Point, PRNGKey, Scalar, Time, Times, Weights, check_key, check_shape, checked
+from .checks import (
+    check_condition as check_condition,
+    check_floating,
+    check_stateless as check_stateless,
+    refuse_if,
+    warn_of_scale,
+)
 from .network import Network as Network, call_network, network_has_state, train_network
 
 
 class Flow(eqx.Module):
-    """Carries noise `z_0` at `t = 0` to data `z_1` at `t = 1`, given a condition `x`.
+    """A flow carries noise `z_0` at `t = 0` to data `z_1` at `t = 1`, given a condition `x` (also called context).
 
-    `velocity`, `target`, `noise`, `score` and `error` see one example, in the path's coordinates: use `jax.vmap` for
-    more. `loss` sees a batch in the data's units. `diffrax.ODETerm(flow.velocity)` works as it is.
+    On the path `z_t = alpha(t) z_1 + sigma(t) z_0` the velocity of the probability-flow ODE is
+    `v = alpha'(t) E[z_1 | z_t, x] + sigma'(t) E[z_0 | z_t, x]`
+    ([Lipman et al. 2023](https://arxiv.org/abs/2210.02747), eq. 9;
+    [Song et al. 2021](https://arxiv.org/abs/2011.13456), eq. 13). The network estimates one of the two expectations or
+    `v` itself; the others follow from it.
+
+    `velocity`, `target`, `noise`, `score` and `error` take one example, in the path's coordinates: use `jax.vmap` for
+    more. `loss` takes a batch in the data's units. `diffrax.ODETerm(flow.velocity)` works as it is.
+
+    ```python
+    import flowprop as fp
+    import jax
+    import jax.numpy as jnp
+
+    network = fp.nn.MLP(shape=(2,), width=16, depth=2, key=jax.random.key(0))
+    flow = fp.Flow(network, fp.CondOTPath(), fp.VelocityPrediction(), shape=(2,))
+    print(flow.velocity(0.5, jnp.zeros(2)).shape)  # (2,)
+    print(flow.loss(jnp.ones((8, 2)), key=jax.random.key(1)).shape)  # ()
+    ```
 
     **Arguments:**
 
     - `network`: a callable `network(t, z, x)` on one example. It returns an array of `z`'s shape,
-      or logits for a [`flowprop.CategoricalPrediction`][]. A network that takes `key=` (for dropout, say) is given
-      a key in training and none in use; one with an `equinox.nn.State` is wrapped in [`flowprop.nn.Stateful`][].
+      or logits for a [`flowprop.CategoricalPrediction`][]. A network that takes `key=`, for example for dropout, gets a
+      key in training and none in use. Wrap a network with an `equinox.nn.State` in [`flowprop.nn.Stateful`][].
     - `path`: how noise and data mix at time `t`.
-    - `prediction`: what the network's output means.
+    - `prediction`: what the network's output means: target (x0-prediction), noise (epsilon) or velocity.
     - `shape`: the shape of one example.
-    - `weighting`: of the error over time. By default 1.
-    - `time_sampling`: of the times in a batch. By default stratified, uniform over the span.
-    - `source`: of `z_0`. By default `N(0, I)`; any other needs a path that begins there, `alpha(0) = 0`, `sigma(0) =
-      1`.
-    - `coupling`: how noise and data are paired in training. By default independently.
+    - `weighting`: the loss weight at each time. By default 1.
+    - `time_sampling`: the distribution of training times. By default stratified and uniform over the span.
+    - `source`: the distribution of `z_0` (base distribution). By default `N(0, I)`. Any other needs a path that begins
+      with noise alone, `alpha(0) = 0` and `sigma(0) = 1`.
+    - `coupling`: how noise and data are paired in a training batch. By default independently.
     - `transform`: an invertible map from the data's units to the path's coordinates, such as
       [`flowprop.Standardise.fit`][flowprop.Standardise]`(points)`, or any bijection with flowjax's methods. Training,
       samples and likelihoods are then in the data's units. By default none.
-    - `encoder`: a callable on one condition that returns what the network is given, trained along with it. It is
-      called once for each solve, not at each of its steps. By default the network is given the condition itself.
+    - `encoder`: a callable on one condition; the network gets its result in place of the condition. It is trained
+      together with the network, and called once for a solve, not at each step. By default none.
 
-    **Raises:** `ValueError` if `shape` holds a size that is not positive, a source other than gaussian comes with a
-    path that never holds it alone, `weighting` needs a finite SNR that the path does not have, or the path has
+    **Raises:** `ValueError` if `shape` holds a size that is not positive, if a source other than gaussian comes with a
+    path that never holds noise alone, if `weighting` needs a finite SNR that the path does not have, or if the path has
     parameters to train and `time_sampling` is not uniform; `TypeError` if `transform` is no transform.
     """
 
@@ -118,9 +141,10 @@ class Flow(eqx.Module):
 
     @property
     def noise_std(self) -> Scalar:
-        """The factor of the source at the start of the span: 1 at t = 0, or on a variance-preserving path.
+        """The standard deviation at the start of the span of a path of unit data.
 
-        Where a span begins later it is the standard deviation that unit data have there.
+        It is the factor of the source's draws: 1 at t = 0 and on a variance-preserving path, and less than 1 on a
+        straight path whose span begins later.
         """
         start = self.span[0]
         return jnp.hypot(self.path.alpha(start), self.path.sigma(start))
@@ -154,39 +178,72 @@ class Flow(eqx.Module):
 
         - `t`: a time in the flow's `span`.
         - `z`: one point on the path, of the flow's `shape`.
-        - `x`: the condition that the network takes.
+        - `x`: the condition of this example. By default none.
 
-        **Returns:** the velocity, of `z`'s shape.
+        **Returns:** an array of `z`'s shape.
 
-        **Raises:** `ValueError` for a `z` of another shape or a time outside of the span (at run
+        **Raises:** `ValueError` for a `z` of another shape, or for a time outside of the span (at run
         time if `t` is traced).
         """
         return self._within_span(t, self.estimate(t, z, self.encode(x)).velocity)
 
     @checked
     def target(self, t: Time, z: Point, x: PyTree = None) -> Point:
-        """The estimated data, `E[z_1 | z_t = z, x]`. Arguments are those of `velocity`."""
+        """The estimated data, `E[z_1 | z_t = z, x]`: the denoiser, or x0-prediction.
+
+        **Arguments:**
+
+        - `t`: a time in the flow's `span`.
+        - `z`: one point on the path, of the flow's `shape`.
+        - `x`: the condition of this example. By default none.
+
+        **Returns:** an array of `z`'s shape.
+
+        **Raises:** `ValueError` for a `z` of another shape, or for a time outside of the span (at run
+        time if `t` is traced).
+        """
         return self._within_span(t, self.estimate(t, z, self.encode(x)).target)
 
     @checked
     def noise(self, t: Time, z: Point, x: PyTree = None) -> Point:
-        """The estimated noise, `E[z_0 | z_t = z, x]`. Arguments are those of `velocity`."""
+        """The estimated noise, `E[z_0 | z_t = z, x]`: epsilon.
+
+        **Arguments:**
+
+        - `t`: a time in the flow's `span`.
+        - `z`: one point on the path, of the flow's `shape`.
+        - `x`: the condition of this example. By default none.
+
+        **Returns:** an array of `z`'s shape.
+
+        **Raises:** `ValueError` for a `z` of another shape, or for a time outside of the span (at run
+        time if `t` is traced).
+        """
         return self._within_span(t, self.estimate(t, z, self.encode(x)).noise)
 
     @checked
     def score(self, t: Time, z: Point, x: PyTree = None) -> Point:
-        """The estimated `grad_z log p_t(z | x) = -noise / sigma`, which needs `sigma(t) > 0`.
+        """The estimated score, `grad_z log p_t(z | x) = -noise / sigma`.
 
-        Arguments are those of `velocity`. Raises a `ValueError` also if noise is not gaussian given the
-        data: for another source, or a coupling that is not independent.
+        **Arguments:**
+
+        - `t`: a time in the flow's `span`.
+        - `z`: one point on the path, of the flow's `shape`.
+        - `x`: the condition of this example. By default none.
+
+        **Returns:** an array of `z`'s shape.
+
+        **Raises:** `ValueError` for a `z` of another shape, or for a time outside of the span or at which the
+        path holds no noise (at run time if `t` is traced); also for a source other than gaussian, or a coupling that is
+        not independent: there the noise is not gaussian given the data.
         """
         self.check_gaussian("a score")
         score = -self.estimate(t, z, self.encode(x)).noise / self.path.sigma(t)
         message = "`t` is a time at which the path holds no noise: a score needs sigma(t) > 0"
-        return _refuse(self._within_span(t, score), self.path.sigma(t) <= 0, message)
+        return refuse_if(self._within_span(t, score), self.path.sigma(t) <= 0, message)
 
     def encode(self, x: PyTree) -> PyTree:
-        """What the network is given of one condition: its features, by the `encoder` if there is one."""
+        """The features of one condition, which the network gets: by the `encoder` if there is one."""
         return x if self.encoder is None else self.encoder(x)
 
     def estimate(self, t: Time, z: Point, features: PyTree = None) -> Estimate:
@@ -198,10 +255,15 @@ class Flow(eqx.Module):
 
     def output(self, t: Time, z: Point, features: PyTree = None) -> Array:
         """The network's output as it is, in use: its shape checked, in the precision of `z`."""
-        return self._checked_output(call_network(self.network, t, z, self._seen(features)), z, features)
+        return self._checked_output(
+            call_network(self.network, t, z, self.prediction.network_condition(features)), z, features
+        )
 
-    def _seen(self, features: PyTree) -> PyTree:
-        return self.prediction.network_condition(features)
+    def training_output(self, t: Time, z: Point, features: PyTree = None, *, key: PRNGKey) -> tuple[Array, PyTree]:
+        """The network's output in training, where it may draw random numbers, and its new state if it has one."""
+        condition = self.prediction.network_condition(features)
+        output, state = train_network(self.network, t, z, condition, key)
+        return self._checked_output(output, z, features), state
 
     def _checked_output(self, output: Any, z: Point, features: PyTree) -> Array:
         if not (isinstance(output, jax.Array | np.ndarray) and jnp.issubdtype(output.dtype, jnp.floating)):
@@ -233,9 +295,9 @@ class Flow(eqx.Module):
     def loss(self, z1: Data, x: PyTree = None, *, key: PRNGKey, weights: Weights | None = None) -> Any:
         """The simulation-free training loss: the mean weighted error over the batch.
 
-        Each example gets a time and noise of its own, paired by the flow's coupling. Where the noise
-        schedule is learnable, its shape is trained to lower the variance of the evidence lower bound's
-        estimate, and the mean error trains the network alone.
+        Each example gets its own time, and noise that the flow's coupling pairs with it. If the noise schedule is
+        learnable, this loss trains its shape to lower the variance of the evidence lower bound's estimate; the mean
+        error trains the network alone.
 
         **Arguments:**
 
@@ -246,8 +308,8 @@ class Flow(eqx.Module):
 
         **Returns:** a scalar; for a network with a state, `(scalar, metrics, flow)` with the state updated.
 
-        **Raises:** `ValueError` if `z1` is not a batch of the flow's `shape` or a leaf of `x` has
-        another batch size.
+        **Raises:** `ValueError` if `z1` is not a batch of the flow's `shape`, or if a leaf of `x` or `weights` has
+        another batch size; `TypeError` for integers without a transform that takes them.
         """
         z1 = jnp.asarray(z1)
         check_key("key", key)
@@ -263,8 +325,7 @@ class Flow(eqx.Module):
 
         def error(t: Time, z0: Point, z1: Point, features: PyTree, key: PRNGKey) -> tuple[Scalar, PyTree]:
             z = fixed.path.interpolate(t, z0, z1)
-            output, state = train_network(fixed.network, t, z, fixed._seen(features), key)
-            output = fixed._checked_output(output, z, features)
+            output, state = fixed.training_output(t, z, features, key=key)
             return fixed.prediction.error(fixed.path, t, z0, z1, output, features), state
 
         keys = jax.random.split(key_network, z1.shape[0])
@@ -281,12 +342,17 @@ class Flow(eqx.Module):
     def to_path(self, z1: Array, *, key: PRNGKey) -> Float[Array, "batch *shape"]:
         """A batch of data in the path's coordinates, as training sees it, at least in the network's precision."""
         if not self.transform.is_identity:
-            z1 = jax.vmap(lambda data, key: self.transform.draw(data, key=key))(z1, _keys(key, z1.shape[0]))
-        _check_floating("z1", z1)
+            z1 = jax.vmap(lambda data, key: self.transform.draw(data, key=key))(z1, jax.random.split(key, z1.shape[0]))
+        check_floating("z1", z1)
         return z1.astype(self._dtype(z1))
 
     def check_data(self, z1: Data, x: PyTree = None) -> None:
-        """Look at all data before training, as [`flowprop.fit`][] does.
+        """Check all data before training: [`flowprop.fit`][] calls this once.
+
+        **Arguments:**
+
+        - `z1`: all data, `(n, *shape)`, in their own units.
+        - `x`: all conditions; each leaf carries the batch axis.
 
         **Raises:** `ValueError` for points of another shape or outside of the transform's support.
 
@@ -297,7 +363,7 @@ class Flow(eqx.Module):
         if not self.transform.is_identity:
             self.transform.check_data("z1", np.asarray(z1))
         elif self.source.is_gaussian:
-            _warn_of_scale(np.asarray(z1))
+            warn_of_scale(np.asarray(z1))
 
     @property
     def has_state(self) -> bool:
@@ -313,15 +379,15 @@ class Flow(eqx.Module):
         return jnp.result_type(self._dtype(z), jnp.float32)
 
     def with_fixed_path(self) -> "Flow":
-        """This flow, with no gradient flowing into its path: the path is trained by `schedule_loss`."""
+        """This flow with no gradient into its path: `schedule_loss` trains the path."""
         return eqx.tree_at(lambda flow: flow.path, self, stop_gradient(self.path))
 
     def with_fixed_shape(self) -> "Flow":
-        """This flow, with no gradient flowing into its path but into the end points of a schedule."""
+        """This flow with no gradient into its path, except into the end points of a schedule."""
         return eqx.tree_at(lambda flow: flow.path, self, with_fixed_shape(self.path))
 
     def schedule_loss(self, t: Float[Array, " batch"], errors: Float[Array, " batch"]) -> Scalar:
-        """0, with the gradient that trains a learnable schedule on a batch's unweighted errors."""
+        """A term of value 0 whose gradient trains a learnable schedule, from a batch's unweighted errors."""
         if not any(jax.tree.leaves(trainable(self.path))):
             return jnp.zeros((), errors.dtype)
         weights = ELBOWeighting().weight(self.path, self.prediction, t)
@@ -352,71 +418,9 @@ class Flow(eqx.Module):
             f"`t` is outside of [{start}, {end}], the span over which {type(self.prediction).__name__} on "
             f"{type(self.path).__name__} determines target, noise and velocity"
         )
-        # Nobody integrates past [0, 1], and a check inside of a solver's loop is not free.
+        # A solve stays within [0, 1], and a check inside the solver's loop costs time.
         if (start, end) == (0.0, 1.0) and isinstance(t, jax.core.Tracer):
             return value
-        slack = 1e-6  # a time that rounding put past the end
+        slack = 1e-6  # rounding may carry a time past the end
         t = jnp.asarray(t, float)
-        return _refuse(value, (t < start - slack) | (t > end + slack), message)
-
-
-def _refuse(value: Array, wrong: Array, message: str) -> Array:
-    """`value`, or an error: at once where the condition is known, else when it is run."""
-    if isinstance(wrong, jax.core.Tracer):
-        return eqx.error_if(value, wrong, message)
-    if bool(wrong):
-        raise ValueError(message)
-    return value
-
-
-def _keys(key: PRNGKey, count: int) -> Key[Array, " count"]:
-    return jax.random.split(key, count)
-
-
-def _check_floating(name: str, array: Array) -> None:
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(
-            f"`{name}` holds {array.dtype} numbers where a flow moves floating-point ones: convert them, "
-            "`.astype(float)`, or give the flow `transform=fp.Dequantise()` for integers"
-        )
-
-
-def _warn_of_scale(points: np.ndarray) -> None:
-    """Warn if a column of vectors, or an array as a whole, is far from the unit scale of the noise."""
-    if not np.issubdtype(points.dtype, np.number) and points.dtype.kind != "V":
-        return
-    points = points.astype(np.float64)
-    axes = 0 if points.ndim == 2 else None
-    mean, std = np.atleast_1d(points.mean(axes)), np.atleast_1d(points.std(axes))
-    far = (std < 0.1) | (std > 10) | (np.abs(mean) > 10)
-    if far.any():
-        column = int(np.argmax(far))
-        which = f"column {column}" if points.ndim == 2 else "all numbers together"
-        warnings.warn(
-            f"the data are far from the unit scale of the noise: {which} have mean {mean[column]:.3g} and standard "
-            f"deviation {std[column]:.3g}. Give the flow `transform=fp.Standardise.fit(points)`; samples and "
-            "likelihoods stay in the data's units",
-            stacklevel=4,
-        )
-
-
-def check_stateless(flow: Flow, what: str) -> None:
-    """Raise a `ValueError` if the flow's network has a state, which `what` does not hand on."""
-    if flow.has_state:
-        raise ValueError(
-            f"`flow` has a network with a state, which {what} does not train: fit the flow by itself, or give the "
-            "network layers without a state, such as `equinox.nn.LayerNorm`"
-        )
-
-
-def check_condition(x: PyTree, batch: int) -> None:
-    """Raise a `ValueError` unless every leaf of a batch's condition carries the batch axis."""
-    for leaf in jax.tree.leaves(x):
-        if not eqx.is_array_like(leaf):
-            remedy = "give the numbers, `.to_numpy()`" if callable(getattr(leaf, "to_numpy", None)) else "give arrays"
-            raise TypeError(f"`x` holds a {type(leaf).__name__} where arrays are needed: {remedy}")
-        if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != batch:
-            raise ValueError(
-                f"`x` has a leaf of shape {jnp.shape(leaf)} where the batch has {batch} examples: "
-                "every leaf of a batch's condition carries the batch axis first"
-            )
+        return refuse_if(value, (t < start - slack) | (t > end + slack), message)

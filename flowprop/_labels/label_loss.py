@@ -5,9 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._flow.flow import Flow, check_stateless
-from .._flow.network import train_network
 from .._frozen import trainable
-from .._types import Point, PRNGKey, Scalar, Time, is_traced
+from .._types import Point, PRNGKey, Scalar, is_traced
 from .embedding import Embedding
 from .labelled import weighted_mean
 from .objective import AbstractObjective, CrossEntropyObjective, LabelSample, RegressionObjective, Terms
@@ -44,7 +43,8 @@ def choose_objective(
         )
     if objective.needs_gaussian_noise:
         flow.check_gaussian(f"`{name}`")
-        if not is_traced(flow.path) and float(flow.path.alpha(0.0)) >= 1:
+        alpha = flow.path.alpha(0.0)
+        if not is_traced(alpha) and float(alpha) >= 1:
             raise ValueError(
                 f"`path` of the flow is a {type(flow.path).__name__}, which begins with the whole of the data, and the "
                 f"prior of `{name}` is infinite there: give a variance-preserving path"
@@ -111,7 +111,7 @@ def label_terms(
         label: Array, t: Array, z0: Point, z1: Point, end: Point, x: PyTree, w: Scalar, key: PRNGKey
     ) -> tuple[Terms, Scalar]:
         condition = condition_of(flow, x, embedding)
-        output = _training_output(fixed, t, fixed.path.interpolate(t, z0, z1), condition, key)
+        output, _ = fixed.training_output(t, fixed.path.interpolate(t, z0, z1), condition, key=key)
         sample = LabelSample(label, t, z0, z1, output, condition, w, end)
         return objective.terms(fixed, embedding, readout, sample), sample.error(fixed)
 
@@ -123,12 +123,6 @@ def label_terms(
         weighted = errors if weights is None else jnp.sqrt(weights).astype(errors.dtype) * errors
         means["schedule"] = flow.schedule_loss(t, weighted)
     return means
-
-
-def _training_output(flow: Flow, t: Time, z: Point, condition: PyTree, key: PRNGKey) -> Array:
-    """The network's output in training: one that takes a key, for dropout, is given it."""
-    output, _ = train_network(flow.network, t, z, flow.prediction.network_condition(condition), key)
-    return flow._checked_output(output, z, condition)
 
 
 def sum_of(terms: Terms) -> Scalar:

@@ -149,8 +149,8 @@ class NoPropDT(eqx.Module):
 
     @property
     def times(self) -> Float[np.ndarray, " times"]:
-        """The T + 1 times between which the blocks step: equal steps over the flow's span."""
-        return np.linspace(*self.flow.span, self.num_blocks + 1, dtype=np.float32)
+        """The T + 1 times between which the blocks step: equal steps over the path's span."""
+        return np.linspace(*self.flow.path.span, self.num_blocks + 1, dtype=np.float32)
 
     @property
     def num_classes(self) -> int:
@@ -359,7 +359,7 @@ class NoPropDT(eqx.Module):
         keys = jax.random.split(key_steps, self.num_blocks)
         blocks = (self._arrays, features, self.times[:-1], self.times[1:], keys)
         z, _ = jax.lax.scan(step, self.flow.draw_noise(key=key_start).astype(dtype), blocks)
-        return z / path.alpha(self.flow.span[1])
+        return z / path.alpha(path.span[1])
 
     def encode(self, example: Array) -> PyTree:
         """One example's features, each leaf with a first axis of blocks."""

@@ -144,7 +144,7 @@ def _estimate(
     finer: AbstractODEIntegrator,
     batch_size: int | None,
 ) -> tuple[LogProbEstimate, Bool[Array, " batch"]]:
-    def one(data: Point, x: PyTree, key: PRNGKey | None) -> tuple[LogProbEstimate, Bool[Array, ""]]:
+    def one(data: Array, x: PyTree, key: PRNGKey | None) -> tuple[LogProbEstimate, Bool[Array, ""]]:
         def density(z: Point, features: PyTree, key: PRNGKey | None) -> tuple[PyTree, Float[Array, "solves estimates"]]:
             field = AugmentedVelocity(flow, divergence, z, key=key, num_estimates=num_estimates)
             solution, values = solve_to_noise(flow, field, z, features, integrator)

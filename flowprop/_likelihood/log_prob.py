@@ -116,7 +116,7 @@ def validated_data(flow: Flow, z1: Data, x: PyTree, key: PRNGKey | None, batch_s
 
 def sum_over_preimages(
     flow: Flow,
-    data: Point,
+    data: Array,
     x: PyTree,
     key: PRNGKey | None,
     density: Callable[[Point, PyTree, PRNGKey | None], tuple[PyTree, Float[Array, "*estimates"]]],
@@ -176,7 +176,7 @@ def _log_prob(
     integrator: AbstractODEIntegrator,
     batch_size: int | None,
 ) -> tuple[Array, Array]:
-    def one(data: Point, x: PyTree, key: PRNGKey | None) -> tuple[Scalar, Bool[Array, ""]]:
+    def one(data: Array, x: PyTree, key: PRNGKey | None) -> tuple[Scalar, Bool[Array, ""]]:
         def density(z: Point, features: PyTree, key: PRNGKey | None) -> tuple[Bool[Array, ""], Scalar]:
             field = AugmentedVelocity(flow, divergence, z, key=key)
             solution, log_probs = solve_to_noise(flow, field, z, features, integrator)

@@ -94,7 +94,7 @@ class MaximumLikelihood(eqx.Module):
         start, end = self.flow.span
         alpha = self.flow.path.alpha(jnp.asarray(end, z1.dtype))
 
-        def one(data: Point, x: PyTree, key: PRNGKey) -> Scalar:
+        def one(data: Array, x: PyTree, key: PRNGKey) -> Scalar:
             key_divergence, key_penalty = jax.random.split(key)
             z, log_det = self._in_path(data, key)
             augmented = AugmentedVelocity(self.flow, self.divergence, z, key=key_divergence)

@@ -64,7 +64,7 @@ class LearnableNoiseSchedule(AbstractNoiseSchedule):
         key: PRNGKey,
     ) -> None:
         check_key("key", key)
-        if gamma_range[0] >= gamma_range[1]:
+        if not -np.inf < gamma_range[0] < gamma_range[1] < np.inf:
             raise ValueError(f"`gamma_range` is {gamma_range}: give the lower end first, for the log-SNR rises with t")
         if not hidden_dims or min(hidden_dims) < 1:
             raise ValueError(f"`hidden_dims` is {hidden_dims}: give at least one layer, each of a positive width")

@@ -18,6 +18,5 @@ from .sde import SDEIntegrator as SDEIntegrator
 from .solve import (
     solve as solve,
     solve_to_data as solve_to_data,
-    solve_to_end as solve_to_end,
     to_end_of_path as to_end_of_path,
 )

@@ -3,17 +3,17 @@
 import math
 
 import jax
-import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from .._batch import compiled, example_keys, in_batches
 from .._flow.flow import Flow, check_condition
+from .._rows import settled
 from .._types import Point, PRNGKey, check_key, check_positive, checked
-from . import AbstractIntegrator, AbstractODEIntegrator, ODEIntegrator, solve_to_end
+from .integrator import AbstractIntegrator, AbstractODEIntegrator
+from .ode import ODEIntegrator
+from .solve import solve_to_data
 
 
-#: Its shape is checked by `check_shape`, whose message names the remedy.
-Batch = Float[Array | np.ndarray, "..."]
 Pairs = tuple[Float[Array, "pairs *shape"], Float[Array, "pairs *shape"]]
 
 
@@ -45,7 +45,8 @@ def reflow_pairs(
     **Returns:** `(z0, z1)`, each `(num_pairs, *shape)`: noise of the flow's source (base distribution) in path
     coordinates, and data in their own units.
 
-    **Raises:** `ValueError` if a leaf of `x` has another batch size, or if `num_pairs` or `batch_size` is not positive.
+    **Raises:** `ValueError` if a leaf of `x` has another batch size, or if `num_pairs` or `batch_size` is not positive;
+    `RuntimeError` if a solve fails.
 
     ```python
     import diffrax as dfx
@@ -64,17 +65,19 @@ def reflow_pairs(
     check_positive(num_pairs=num_pairs)
     check_condition(x, num_pairs)
     check_positive(batch_size=batch_size)
-    return _reflow_pairs(flow, num_pairs, x, key, integrator, batch_size)
+    z0, z1, failed = _reflow_pairs(flow, num_pairs, x, key, integrator, batch_size)
+    return z0, settled(z1, failed, throw=True)
 
 
 @compiled
 def _reflow_pairs(
     flow: Flow, num_pairs: int, x: PyTree, key: PRNGKey, integrator: AbstractIntegrator, batch_size: int | None
-) -> Pairs:
-    def one(key: PRNGKey, x: PyTree) -> tuple[Point, Point]:
+) -> tuple[Array, Array, Array]:
+    def one(key: PRNGKey, x: PyTree) -> tuple[Point, Array, Bool[Array, ""]]:
         key_noise, _ = jax.random.split(key)
         z = flow.draw_noise(key=key_noise)
-        return z / flow.noise_std, solve_to_end(flow, z, x, integrator, None)
+        data, succeeded = solve_to_data(flow, z, x, integrator, None)
+        return z / flow.noise_std, data, ~succeeded
 
     numbers = math.prod(flow.shape)
     return in_batches(one, (example_keys(key, num_pairs), x), batch_size, numbers_per_example=numbers)

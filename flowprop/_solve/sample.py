@@ -9,7 +9,9 @@ from .._batch import compiled, example_keys, in_batches
 from .._flow.flow import Flow, check_condition
 from .._rows import is_finite, nan_unless, settled, zeros_unless
 from .._types import Point, PRNGKey, check_key, check_positive, checked
-from . import AbstractIntegrator, ODEIntegrator, forward_mode_explained, solve_to_data
+from .integrator import AbstractIntegrator, forward_mode_explained
+from .ode import ODEIntegrator
+from .solve import solve_to_data
 
 
 @checked

@@ -106,14 +106,6 @@ def _solve(
     return integrator.integrate(flow, z, flow.encode(x), t0, t1, saveat, key, throw=throw)
 
 
-def solve_to_end(flow: Flow, z: Point, features: PyTree, integrator: AbstractIntegrator, key: PRNGKey | None) -> Point:
-    """Solve one example from noise to the end of its path in path coordinates, given an encoded condition.
-
-    A solve that fails raises an error.
-    """
-    return to_end_of_path(flow, final_state(integrator.integrate(flow, z, features, *flow.span, _END, key)), features)
-
-
 def solve_to_data(
     flow: Flow, z: Point, x: PyTree, integrator: AbstractIntegrator, key: PRNGKey | None
 ) -> tuple[Point, Bool[Array, ""]]:

@@ -4,12 +4,16 @@ import dataclasses
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._flow.flow import Flow, check_stateless
 from .._loss.coupling import AbstractCoupling
-from .._solve.reflow import Batch
 from .._types import Data, PRNGKey, Scalar, Weights, check_shape, checked
+
+
+#: Checked by `check_shape`, which says what to do.
+Batch = Float[Array | np.ndarray, "..."]
 
 
 class PairedFlow(eqx.Module):

@@ -1,9 +1,10 @@
-"""Data: toy densities that are known exactly, and images.
+"""Data: toy densities that are known exactly, image data sets, and augmentations.
 
-Every toy density, such as [`flowprop.data.TwoMoons`][], draws samples with class labels and states its log-density, its
-log-density given the class, and the best possible classification. The functions in lower case draw from them in one
-call. The image data sets come as NumPy arrays: training images, training labels, test images, test labels.
-Augmentations, such as [`flowprop.data.RandomCrop`][], change one training image at random.
+Every toy density, such as [`flowprop.data.TwoMoons`][], draws samples with class labels. It also computes its
+log-density, its log-density given the class, and the best possible classification. The functions in lower case, such as
+[`flowprop.data.two_moons`][], draw samples in one call. The image data sets are NumPy arrays: training images, training
+labels, test images, test labels. Augmentations, such as [`flowprop.data.RandomCrop`][], change one training image at
+random.
 """
 
 from ._augment import (

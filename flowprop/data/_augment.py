@@ -1,4 +1,4 @@
-"""Random changes of one training image that leave its class as it is."""
+"""Augmentations: random changes of one training image that do not change its class."""
 
 import math
 from collections.abc import Callable
@@ -13,11 +13,24 @@ from .._types import Image, PRNGKey, Real, checked
 
 @checked
 class RandomCrop(eqx.Module):
-    """The image in a frame of zeros, cut out anew at a random place: all `(2 padding + 1)^2` are equally likely.
+    """Pads the image with zeros on all sides, and cuts out an image of the original size at a random position.
+
+    All `(2 padding + 1)^2` positions are equally likely (He et al. 2016,
+    [arXiv:1512.03385](https://arxiv.org/abs/1512.03385), section 4.2).
+
+    ```python
+    import jax
+    import jax.numpy as jnp
+    import flowprop as fp
+
+    crop = fp.data.RandomCrop(padding=2)
+    image = jnp.ones((8, 8, 3))
+    print(crop(image, key=jax.random.key(0)).shape)  # (8, 8, 3)
+    ```
 
     **Arguments:**
 
-    - `padding`: the frame's width in pixels.
+    - `padding`: the number of pixels added on each side, 4 by default.
 
     **Raises:** `ValueError` if `padding` is negative.
     """
@@ -30,7 +43,15 @@ class RandomCrop(eqx.Module):
 
     @checked
     def __call__(self, image: Image, *, key: PRNGKey) -> Image:
-        """One image, `(height, width, channels)`, uint8 or float; the same comes back."""
+        """The changed image. Use `jax.vmap` for a batch, with one key for each image.
+
+        **Arguments:**
+
+        - `image`: an image `(height, width, channels)`, uint8 or floating-point.
+        - `key`: a typed key, `jax.random.key(seed)`.
+
+        **Returns:** an image of the same shape and dtype.
+        """
         frame = (self.padding, self.padding)
         padded = jnp.pad(image, (frame, frame, (0, 0)))
         row, column = jax.random.randint(key, (2,), 0, 2 * self.padding + 1)
@@ -39,28 +60,66 @@ class RandomCrop(eqx.Module):
 
 @checked
 class RandomFlip(eqx.Module):
-    """The image, or with probability 1/2 its mirror image, left for right. Not for digits or letters."""
+    """Exchanges left and right with probability 1/2. Do not use it for digits or letters.
+
+    ```python
+    import jax
+    import jax.numpy as jnp
+    import flowprop as fp
+
+    flip = fp.data.RandomFlip()
+    image = jnp.arange(3.0).reshape(1, 3, 1)
+    flipped = flip(image, key=jax.random.key(0))
+    print(flipped.shape)  # (1, 3, 1)
+
+    # A batch, with a key for each image: about half of the images are flipped.
+    images = jnp.broadcast_to(image, (1000, 1, 3, 1))
+    keys = jax.random.split(jax.random.key(1), 1000)
+    results = jax.vmap(lambda image, key: flip(image, key=key))(images, keys)
+    print(0.4 < jnp.mean(results[:, 0, 0] == 2) < 0.6)  # True
+    ```
+    """
 
     @checked
     def __call__(self, image: Image, *, key: PRNGKey) -> Image:
-        """One image, `(height, width, channels)`, uint8 or float; the same comes back."""
+        """The changed image. Use `jax.vmap` for a batch, with one key for each image.
+
+        **Arguments:**
+
+        - `image`: an image `(height, width, channels)`, uint8 or floating-point.
+        - `key`: a typed key, `jax.random.key(seed)`.
+
+        **Returns:** an image of the same shape and dtype.
+        """
         return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
 
 
 @checked
 class RandomAffine(eqx.Module):
-    """The image rotated and scaled about its centre, then shifted, each by a random amount, uniform in its range.
+    """Rotates and scales the image about its centre, then shifts it, each by a random amount.
 
-    With the angle `a`, the scale `s`, the shift `b` and the centre `c`, the new image at the pixel `p` is the old one
-    at `c + R(-a) (p - b - c) / s`: between pixels by bilinear interpolation, zero outside. Pixels of uint8 are rounded.
+    Every amount is uniform in its range. With the angle `a`, the scale `s`, the shift `b` and the centre `c`, the new
+    image at the pixel `p` is the old image at `c + R(-a) (p - b - c) / s`. Values between pixels are interpolated
+    bilinearly; values outside of the image are 0. The results are rounded if the image is uint8.
+
+    ```python
+    import jax
+    import jax.numpy as jnp
+    import flowprop as fp
+
+    step = fp.data.RandomAffine(degrees=15, scale=(0.9, 1.1), translate=2)
+    image = jnp.ones((28, 28, 1))
+    print(step(image, key=jax.random.key(0)).shape)  # (28, 28, 1)
+    ```
 
     **Arguments:**
 
-    - `degrees`: the largest angle, in either direction.
-    - `scale`: the smallest and the largest scale; more than 1 enlarges.
-    - `translate`: the largest shift in pixels, along each axis and in either direction.
+    - `degrees`: the largest angle of rotation in degrees, in both directions, 0 by default.
+    - `scale`: the smallest and the largest scale, `(1, 1)` by default. A scale above 1 enlarges.
+    - `translate`: the largest shift in pixels, along each axis and in both directions, 0 by default.
 
-    **Raises:** `ValueError` if `degrees` or `translate` is negative, or `scale` is not a range of positive numbers.
+    **Raises:** `ValueError` if `degrees` or `translate` is negative or not finite, or `scale` is not a rising range of
+    positive numbers.
     """
 
     degrees: Real = eqx.field(default=0.0, static=True)
@@ -76,7 +135,15 @@ class RandomAffine(eqx.Module):
 
     @checked
     def __call__(self, image: Image, *, key: PRNGKey) -> Image:
-        """One image, `(height, width, channels)`, uint8 or float; the same comes back."""
+        """The changed image. Use `jax.vmap` for a batch, with one key for each image.
+
+        **Arguments:**
+
+        - `image`: an image `(height, width, channels)`, uint8 or floating-point.
+        - `key`: a typed key, `jax.random.key(seed)`.
+
+        **Returns:** an image of the same shape and dtype.
+        """
         angle_key, scale_key, shift_key = jax.random.split(key, 3)
         angle = jax.random.uniform(angle_key, minval=-self.degrees, maxval=self.degrees) * (math.pi / 180)
         scale = jax.random.uniform(scale_key, minval=self.scale[0], maxval=self.scale[1])
@@ -85,12 +152,12 @@ class RandomAffine(eqx.Module):
 
 
 def affine(image: Image, angle: Float[Array, ""], scale: Float[Array, ""], shift: Float[Array, "2"]) -> Image:
-    """The image turned anticlockwise by `angle` (radians), scaled, then shifted by rows and columns."""
+    """The image rotated anticlockwise by `angle` (radians), scaled, then shifted by rows and columns."""
     height, width, _ = image.shape
     row = jnp.arange(height)[:, None] - (height - 1) / 2 - shift[0]
     column = jnp.arange(width)[None, :] - (width - 1) / 2 - shift[1]
     row, column = jnp.broadcast_arrays(row, column)
-    # Rows count downwards: the sense of rotation is that of a left-handed pair of axes.
+    # Rows are counted downwards, so the axes are left-handed, and the sign of the angle is reversed.
     cos, sin = jnp.cos(angle) / scale, jnp.sin(angle) / scale
     places = [cos * row + sin * column + (height - 1) / 2, cos * column - sin * row + (width - 1) / 2]
 
@@ -102,11 +169,24 @@ def affine(image: Image, angle: Float[Array, ""], scale: Float[Array, ""], shift
 
 @checked
 class Augmentation(eqx.Module):
-    """One change after another, each with a key of its own.
+    """Applies several random changes in order, each with its own key.
+
+    ```python
+    import jax
+    import jax.numpy as jnp
+    import flowprop as fp
+
+    augment = fp.data.Augmentation(fp.data.RandomCrop(padding=4), fp.data.RandomFlip())
+    image = jnp.zeros((32, 32, 3), jnp.uint8)
+    print(augment(image, key=jax.random.key(0)).shape)  # (32, 32, 3)
+    ```
+
+    Pass it to [`flowprop.fit`][] as `augment=augment`.
 
     **Arguments:**
 
-    - `steps`: callables `step(image, key=key)` on one image that keep its shape and type.
+    - `steps`: callables `step(image, key=key)` on one image, given one after another. Each returns an image of the same
+      shape and dtype.
     """
 
     steps: tuple[Callable[..., Array], ...]
@@ -116,7 +196,15 @@ class Augmentation(eqx.Module):
 
     @checked
     def __call__(self, image: Image, *, key: PRNGKey) -> Image:
-        """One image, `(height, width, channels)`, uint8 or float; the same comes back."""
+        """The changed image. Use `jax.vmap` for a batch, with one key for each image.
+
+        **Arguments:**
+
+        - `image`: an image `(height, width, channels)`, uint8 or floating-point.
+        - `key`: a typed key, `jax.random.key(seed)`.
+
+        **Returns:** an image of the same shape and dtype.
+        """
         for step, step_key in zip(self.steps, jax.random.split(key, len(self.steps)), strict=True):
             image = step(image, key=step_key)
         return image

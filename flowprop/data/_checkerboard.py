@@ -1,4 +1,4 @@
-"""A checkerboard's dark squares."""
+"""The dark squares of a checkerboard."""
 
 import math
 
@@ -11,13 +11,27 @@ from ._density import AbstractDensity
 
 
 class Checkerboard(AbstractDensity):
-    """The uniform density on 8 of 16 squares, in the scale of FFJORD (arXiv:1810.01367).
+    """The uniform density on the 8 dark squares of a 4 x 4 checkerboard, in the scale of
+    [FFJORD's code](https://github.com/rtqichen/ffjord) (Grathwohl et al. 2019,
+    [arXiv:1810.01367](https://arxiv.org/abs/1810.01367)).
 
-    The squares have side 2 and fill `[-4, 4)^2`; the dark ones are those where `floor(z_1 / 2) + floor(z_2 / 2)` is
-    even. Each is a class, counted by columns from the left and upwards within a column. Inside `p(z) = 1/32`, outside
-    the log-density is minus infinity.
+    The squares have side 2 and fill `[-4, 4)^2`. A square is dark if `floor(z_1 / 2) + floor(z_2 / 2)` is even. Each
+    dark square is a class; the classes are numbered by columns from the left, and upwards within a column. On a dark
+    square `p(z) = 1/32`; elsewhere the log-density is minus infinity.
 
-    The mean is 0; each coordinate's standard deviation is 2.31.
+    The mean is 0. The standard deviation of each coordinate is 2.31.
+
+    ```python
+    import jax
+    import jax.numpy as jnp
+    import flowprop as fp
+
+    density = fp.data.Checkerboard()
+    points, labels = density.sample(1000, key=jax.random.key(0))
+    print(points.shape, labels.shape)  # (1000, 2) (1000,)
+    print(density.log_prob(jnp.array([1.0, 1.0])).round(4))  # -3.4657
+    print(density.log_prob(jnp.array([1.0, -1.0])))  # -inf
+    ```
     """
 
     @property
@@ -42,14 +56,23 @@ class Checkerboard(AbstractDensity):
 
 @checked
 def checkerboard(n: int, *, key: PRNGKey) -> tuple[Float[Array, "{n} 2"], Int32[Array, "{n}"]]:
-    """Draw from [`flowprop.data.Checkerboard`][].
+    """Draw points and labels from [`flowprop.data.Checkerboard`][], the dark squares of a checkerboard.
+
+    ```python
+    import jax
+    import flowprop as fp
+
+    points, labels = fp.data.checkerboard(1000, key=jax.random.key(0))
+    print(points.shape, labels.shape)  # (1000, 2) (1000,)
+    print(sorted(set(labels.tolist())))  # [0, 1, 2, 3, 4, 5, 6, 7]
+    ```
 
     **Arguments:**
 
-    - `n`: how many points.
-    - `key`: a typed key.
+    - `n`: the number of points.
+    - `key`: a typed key, `jax.random.key(seed)`. The same key gives the same points.
 
-    **Returns:** points `(n, 2)`, labels `(n,)` in `0 ... 7`, the square.
+    **Returns:** points `(n, 2)`, and labels `(n,)` in `0 ... 7`: the square.
 
     **Raises:** `ValueError` if `n` is negative.
     """

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100, in their binary format."""
+"""CIFAR-10 and CIFAR-100 in their binary format."""
 
 import hashlib
 import io
@@ -17,16 +17,16 @@ from ._idx import decompressed
 
 
 class _Dataset(NamedTuple):
-    """The files of a data set: records of some label bytes, then 32 x 32 bytes each of red, green and blue."""
+    """The files of a data set. Each file holds records: label bytes, then 32 x 32 bytes each of red, green and blue."""
 
     archive: str
-    #: Of the archive, as the data set's page publishes it.
+    #: The digest of the archive, from the data set's page.
     md5: str
     #: The folder inside the archive.
     folder: str
     train: tuple[str, ...]
     test: tuple[str, ...]
-    #: For each label byte the number of classes. The last is the label that is returned.
+    #: The number of classes of each label byte. The last label byte is the one that is returned.
     num_classes: tuple[int, ...]
 
     @property
@@ -36,8 +36,8 @@ class _Dataset(NamedTuple):
     @property
     def remedy(self) -> str:
         return (
-            f"put {self.archive}, or the files {', '.join(self.names)}, into a folder, and give it as `root` or in "
-            f"${VARIABLE}"
+            f"put {self.archive}, or the files {', '.join(self.names)}, into a folder, and give the folder as `root` "
+            f"or in ${VARIABLE}"
         )
 
 
@@ -61,7 +61,7 @@ MIRRORS = ("https://www.cs.toronto.edu/~kriz/",)
 
 _Images = UInt8[np.ndarray, "_ 32 32 3"]
 _Labels = Int32[np.ndarray, "_"]
-#: A file's name, for errors, and its content.
+#: The name of a file, for error messages, and its content.
 _File = tuple[str, bytes]
 
 
@@ -74,29 +74,50 @@ def cifar10(
     UInt8[np.ndarray, "test 32 32 3"],
     Int32[np.ndarray, " test"],
 ]:
-    """CIFAR-10's small colour images of ten classes (Krizhevsky, 2009), from its binary version.
+    """The CIFAR-10 colour images of 32 x 32 pixels in 10 classes ([page](https://www.cs.toronto.edu/~kriz/cifar.html),
+    "binary version"; Krizhevsky 2009,
+    [report](https://www.cs.toronto.edu/~kriz/learning-features-2009-TR.pdf)).
 
-    The files `data_batch_1.bin` to `data_batch_5.bin` and `test_batch.bin` are read from `root`: they may lie there as
-    they are, in the folder `cifar-10-batches-bin`, or in the archive `cifar-10-binary.tar.gz`, looked for in this
-    order. Nothing is unpacked to disk. Without `root` the folder that the environment variable `FLOWPROP_DATA` names
-    serves in the same way, if it holds any of these files: it may be meant for other data. Else the archive (170 MB) is
-    downloaded once, with a progress bar, into the user's cache (`pooch.os_cache("flowprop")`).
+    `fp.data.cifar10()` downloads CIFAR-10 at the first call. The example reads small files instead, which it writes
+    itself:
 
-    A download, and what the cache holds, is checked against the MD5 digest on the data set's page. This finds damage,
-    but not malice: no stronger digest is published. Files in a folder of yours are not checked by digests, and may hold
-    any number of images.
+    ```python
+    from pathlib import Path
+    import flowprop as fp
+
+    # One black image in each file: a byte for the label, then red, green and blue.
+    for name in [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]:
+        Path(name).write_bytes(bytes([7]) + bytes(3 * 32 * 32))
+
+    train_images, train_labels, test_images, test_labels = fp.data.cifar10(".")
+    print(train_images.shape, train_labels)  # (5, 32, 32, 3) [7 7 7 7 7]
+    print(test_images.shape, test_labels)  # (1, 32, 32, 3) [7]
+    ```
+
+    The files are `data_batch_1.bin` to `data_batch_5.bin` and `test_batch.bin`. `cifar10` looks for them in three
+    places of `root`, in this order: in `root` itself, in the folder `cifar-10-batches-bin`, and in the archive
+    `cifar-10-binary.tar.gz`. It unpacks an archive in memory, not to disk. Without `root`, `cifar10` searches the
+    folder that the environment variable `FLOWPROP_DATA` names in the same way. If that folder has none of the files, or
+    the variable is not set, `cifar10` downloads the archive (170 MB) once, with a progress bar, into the user's cache,
+    `pooch.os_cache("flowprop")`.
+
+    The download and the archive in the cache are checked against the MD5 digest on the data set's page. This detects
+    damage, but not manipulation; no stronger digest is published. Files in a folder of your own are not checked by
+    digests, and may hold any number of images.
 
     **Arguments:**
 
-    - `root`: a folder as above, or the archive itself.
+    - `root`: a folder as described above, or the path of the archive. By default the folder in `FLOWPROP_DATA`, or a
+      download.
 
-    **Returns:** training images `(50000, 32, 32, 3)`, uint8, training labels `(50000,)`, int32 in `0 ... 9`, test
-    images `(10000, 32, 32, 3)`, and test labels `(10000,)`, as NumPy arrays.
+    **Returns:** four NumPy arrays: training images `(50000, 32, 32, 3)`, uint8; training labels `(50000,)`, int32 in
+    `0 ... 9`; test images `(10000, 32, 32, 3)`, uint8; test labels `(10000,)`, int32.
 
     **Raises:**
 
-    - `FileNotFoundError` if `root` lacks a file, or `$FLOWPROP_DATA` names no folder or one with only some of them.
-    - `ValueError` if a file or an archive is damaged, or is not what its name says.
+    - `FileNotFoundError` if a file is missing in `root`, or `FLOWPROP_DATA` does not name a folder, or names a folder
+      with only some of the files.
+    - `ValueError` if a file or an archive is damaged, or its content does not match its name.
     - `ConnectionError` if the archive cannot be downloaded, `OSError` if it cannot be saved, `ImportError` if pooch is
       not installed.
     """
@@ -112,19 +133,44 @@ def cifar100(
     UInt8[np.ndarray, "test 32 32 3"],
     Int32[np.ndarray, " test"],
 ]:
-    """CIFAR-100's small colour images of a hundred classes (Krizhevsky, 2009), from its binary version.
+    """The CIFAR-100 colour images of 32 x 32 pixels in 100 classes ([page](https://www.cs.toronto.edu/~kriz/cifar.html),
+    "binary version"; Krizhevsky 2009,
+    [report](https://www.cs.toronto.edu/~kriz/learning-features-2009-TR.pdf)).
 
-    The files are `train.bin` and `test.bin`, the folder `cifar-100-binary`, and the archive `cifar-100-binary.tar.gz`.
-    All else is as in [`flowprop.data.cifar10`][]. The labels are the fine ones.
+    The labels are the 100 fine ones, not the 20 coarse ones. `fp.data.cifar100()` downloads CIFAR-100 at the first
+    call. The example reads small files instead, which it writes itself:
+
+    ```python
+    from pathlib import Path
+    import flowprop as fp
+
+    # One black image in each file: the coarse label, the fine label, red, green, blue.
+    for name in ("train.bin", "test.bin"):
+        Path(name).write_bytes(bytes([19, 99]) + bytes(3 * 32 * 32))
+
+    train_images, train_labels, test_images, test_labels = fp.data.cifar100(".")
+    print(train_images.shape, train_labels)  # (1, 32, 32, 3) [99]
+    ```
+
+    The files are `train.bin` and `test.bin`, the folder is `cifar-100-binary`, and the archive is
+    `cifar-100-binary.tar.gz`. Where `cifar100` looks for them, and how it checks them, is the same as for
+    [`flowprop.data.cifar10`][].
 
     **Arguments:**
 
-    - `root`: the folder that holds the files or the archive, or the archive itself.
+    - `root`: the folder with the files, with the folder or with the archive, or the path of the archive. By default the
+      folder in the environment variable `FLOWPROP_DATA`, or a download.
 
-    **Returns:** training images `(50000, 32, 32, 3)`, uint8, training labels `(50000,)`, int32 in `0 ... 99`, test
-    images `(10000, 32, 32, 3)`, and test labels `(10000,)`, as NumPy arrays.
+    **Returns:** four NumPy arrays: training images `(50000, 32, 32, 3)`, uint8; training labels `(50000,)`, int32 in
+    `0 ... 99`; test images `(10000, 32, 32, 3)`, uint8; test labels `(10000,)`, int32.
 
-    **Raises:** as [`flowprop.data.cifar10`][].
+    **Raises:**
+
+    - `FileNotFoundError` if a file is missing in `root`, or `FLOWPROP_DATA` does not name a folder, or names a folder
+      with only some of the files.
+    - `ValueError` if a file or an archive is damaged, or its content does not match its name.
+    - `ConnectionError` if the archive cannot be downloaded, `OSError` if it cannot be saved, `ImportError` if pooch is
+      not installed.
     """
     return _load(CIFAR100, root)
 
@@ -161,19 +207,19 @@ def _download(dataset: _Dataset) -> Path:
 
 
 def _unpack(dataset: _Dataset, archive: Path) -> list[_File]:
-    """The files in an archive, by their exact names. All stays in memory."""
+    """The files in an archive, found by their exact names and read into memory."""
     content = io.BytesIO(decompressed(archive.read_bytes(), str(archive)))
     try:
         with tarfile.open(fileobj=content, mode="r:") as tar:
             return [_member(tar, archive, f"{dataset.folder}/{name}") for name in dataset.names]
     except tarfile.TarError as error:
-        raise ValueError(f"{archive} is a damaged archive, or none ({error}): get it again") from error
+        raise ValueError(f"{archive} is a damaged archive, or no archive ({error}): download it again") from error
 
 
 def _member(tar: tarfile.TarFile, archive: Path, name: str) -> _File:
     file = next((tar.extractfile(member) for member in tar if member.isfile() and member.name == name), None)
     if file is None:
-        raise ValueError(f"{archive} holds no file {name}: is it another archive under this name? Get it again")
+        raise ValueError(f"{archive} holds no file {name}: check whether another archive has this name")
     return f"{archive}: {name}", file.read()
 
 
@@ -189,8 +235,8 @@ def _records(dataset: _Dataset, name: str, content: bytes) -> UInt8[np.ndarray, 
     size = len(num_classes) + 3 * 32 * 32
     if not content or len(content) % size:
         raise ValueError(
-            f"{name} holds {len(content)} bytes where records of {size} are needed: it is cut short, or another file "
-            "under this name; get it again"
+            f"{name} holds {len(content)} bytes where records of {size} are needed: it is incomplete, or another file "
+            "has this name; download it again"
         )
     records = np.frombuffer(content, np.uint8).reshape(-1, size)
     labels = records[:, : len(num_classes)]
@@ -199,6 +245,6 @@ def _records(dataset: _Dataset, name: str, content: bytes) -> UInt8[np.ndarray, 
         row, column = wrong[0]
         raise ValueError(
             f"{name} has the label {labels[row, column]} in record {row} where 0 to {num_classes[column] - 1} are "
-            "known: it is damaged, or another file under this name; get it again"
+            "allowed: it is damaged, or another file has this name; download it again"
         )
     return records

@@ -1,4 +1,4 @@
-"""What every toy density can do: be sampled, be evaluated, and classify as well as can be done."""
+"""The interface of all toy densities: samples, log-densities, and the best possible classification."""
 
 import abc
 
@@ -12,18 +12,24 @@ from .._batch import in_batches
 from .._types import PRNGKey, check_number, checked
 
 
-#: Points evaluated at once: bounds the memory of a density that sums over hundreds of nodes for each point.
+#: The number of points evaluated at once. It limits memory, because some densities sum over hundreds of nodes a point.
 _CHUNK = 1024
 
 
 class AbstractDensity(eqx.Module):
-    """A mixture of classes, `p(z) = sum_k pi_k p(z | k)`, whose every term is known.
+    """The base class of densities with classes, `p(z) = sum_k pi_k p(z | k)`, in which every term is known.
 
-    A subclass says how points are drawn given their classes (`_draw`), and the log-density of one point under each
-    class (`_class_log_prob`). The two must agree: `_draw` has exactly the density that `_class_log_prob` states.
+    A class of your own defines two properties and two methods:
 
-    Parameters are static: a density has no leaves that an optimiser could train. Arrays come in JAX's default float
-    type, or the type of the points given.
+    - `dim`: the number of coordinates of a point.
+    - `priors`: the probability `pi_k` of each class, a tuple.
+    - `_draw(labels, key)`: draws one point for each label, an array of shape `(n, dim)`.
+    - `_class_log_prob(z)`: the log-density `log p(z | k)` of one point for every class, a vector.
+
+    `_draw` must sample exactly from the density that `_class_log_prob` computes.
+
+    Parameters are static, so that an optimiser finds nothing to train. Samples have JAX's default floating-point dtype;
+    log-densities have the dtype of the given points.
     """
 
     @property
@@ -38,7 +44,7 @@ class AbstractDensity(eqx.Module):
 
     @abc.abstractmethod
     def _draw(self, labels: Int[Array, " n"], key: PRNGKey) -> Float[Array, "n dim"]:
-        """One point for each label."""
+        """Draws one point for each label."""
 
     @abc.abstractmethod
     def _class_log_prob(self, z: Float[Array, " dim"]) -> Float[Array, " classes"]:
@@ -55,15 +61,15 @@ class AbstractDensity(eqx.Module):
 
         **Arguments:**
 
-        - `n`: how many.
-        - `key`: a typed key; the same key gives the same points.
+        - `n`: the number of points.
+        - `key`: a typed key, `jax.random.key(seed)`. The same key gives the same points.
 
-        **Returns:** points of shape `(n, dim)`, labels of shape `(n,)` in `0 ... num_classes - 1`.
+        **Returns:** points of shape `(n, dim)`, and labels of shape `(n,)` in `0 ... num_classes - 1`.
 
         **Raises:** `ValueError` if `n` is negative.
         """
         if n < 0:
-            raise ValueError(f"`n` is {n} where a number of points, 0 or more, is needed")
+            raise ValueError(f"`n` is {n}: give a number of points, 0 or more")
         return _sample(self, n, key)
 
     @checked
@@ -72,9 +78,9 @@ class AbstractDensity(eqx.Module):
 
         **Arguments:**
 
-        - `z`: one point `(dim,)`, or any number of leading axes.
+        - `z`: one point `(dim,)`, or points with any number of leading axes.
 
-        **Returns:** an array of the leading axes' shape.
+        **Returns:** an array of the shape of the leading axes.
 
         **Raises:** `ValueError` if the last axis of `z` is not `dim` long.
         """
@@ -86,9 +92,9 @@ class AbstractDensity(eqx.Module):
 
         **Arguments:**
 
-        - `z`: one point `(dim,)`, or any number of leading axes.
+        - `z`: one point `(dim,)`, or points with any number of leading axes.
 
-        **Returns:** an array with one entry for each class k on its last axis.
+        **Returns:** an array with one entry for each class on its last axis, after the leading axes.
 
         **Raises:** `ValueError` if the last axis of `z` is not `dim` long.
         """
@@ -100,15 +106,16 @@ class AbstractDensity(eqx.Module):
 
     @checked
     def bayes_classify(self, z: Float[Array | np.ndarray, "*batch dim"]) -> Int32[Array, "*batch"]:
-        """The most probable class, `argmax_k pi_k p(z | k)`: no classifier is right more often.
+        """The most probable class, `argmax_k pi_k p(z | k)` (Bayes classifier).
 
-        The accuracy that a classifier can reach is `jnp.mean(density.bayes_classify(points) == labels)`.
+        No classifier has a higher expected accuracy. Estimate the highest possible accuracy by
+        `jnp.mean(density.bayes_classify(points) == labels)`.
 
         **Arguments:**
 
-        - `z`: one point `(dim,)`, or any number of leading axes.
+        - `z`: one point `(dim,)`, or points with any number of leading axes.
 
-        **Returns:** labels of the leading axes' shape (0 where no class has any density).
+        **Returns:** labels of the shape of the leading axes (0 if the density of every class is 0).
 
         **Raises:** `ValueError` if the last axis of `z` is not `dim` long.
         """
@@ -127,7 +134,7 @@ def _sample(density: AbstractDensity, n: int, key: PRNGKey) -> tuple[Float[Array
     return density._draw(labels, point_key), labels
 
 
-# Without jit the loop would be compiled anew at each call.
+# Without jit, every call would compile the loop again.
 @eqx.filter_jit
 def _each_point(density: AbstractDensity, points: Float[Array, "n dim"]) -> Float[Array, "n classes"]:
     return in_batches(density._class_log_prob, (points,), _CHUNK)

@@ -1,4 +1,4 @@
-"""Scikit-learn's small handwritten digits."""
+"""The small handwritten digits of scikit-learn."""
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -13,13 +13,24 @@ def digits() -> tuple[
     UInt8[np.ndarray, "test 8 8 1"],
     Int32[np.ndarray, " test"],
 ]:
-    """The 1797 handwritten digits of 8 x 8 pixels that come with scikit-learn: nothing to download.
+    """The 1797 handwritten digits of 8 x 8 pixels that come with scikit-learn. Nothing is downloaded.
 
-    The pixels' 17 levels are spread over 0 to 255. A fixed fifth of the images, drawn class by class with the seed
-    0, is the test set (`sklearn.model_selection.train_test_split`).
+    The images are those of
+    [`load_digits`](https://scikit-learn.org/stable/modules/generated/sklearn.datasets.load_digits.html). Their 17 grey
+    levels are scaled to 0 ... 255. A fixed fifth of the images is the test set: `train_test_split` of scikit-learn
+    draws it class by class (stratified) with the seed 0.
 
-    **Returns:** training images `(1437, 8, 8, 1)`, uint8, training labels `(1437,)`, int32, test images
-    `(360, 8, 8, 1)`, and test labels `(360,)`, as NumPy arrays.
+    ```python
+    import flowprop as fp
+
+    train_images, train_labels, test_images, test_labels = fp.data.digits()
+    print(train_images.shape, train_labels.shape)  # (1437, 8, 8, 1) (1437,)
+    print(test_images.shape, test_labels.shape)  # (360, 8, 8, 1) (360,)
+    print(train_images.dtype, train_images.max())  # uint8 255
+    ```
+
+    **Returns:** four NumPy arrays: training images `(1437, 8, 8, 1)`, uint8; training labels `(1437,)`, int32; test
+    images `(360, 8, 8, 1)`, uint8; test labels `(360,)`, int32.
 
     **Raises:** `ImportError` if scikit-learn is not installed.
     """
@@ -27,7 +38,7 @@ def digits() -> tuple[
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ImportError as error:
-        raise ImportError("these digits need scikit-learn: `pip install 'flowprop[data]'`") from error
+        raise ImportError("`digits` needs scikit-learn: `pip install 'flowprop[data]'`") from error
     levels, labels = load_digits(return_X_y=True)
     images = np.round(levels * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     train_images, test_images, train_labels, test_labels = train_test_split(

@@ -1,4 +1,4 @@
-"""Downloads that arrive whole or not at all."""
+"""Downloads that are complete and checked, or raise an error."""
 
 import io
 import os
@@ -7,43 +7,46 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
-#: The environment variable that names a folder of data.
+#: The environment variable with the path of a folder of data.
 VARIABLE = "FLOWPROP_DATA"
 
 
 def cache(folder: str, remedy: str) -> Path:
-    """The folder of this name in the user's cache, where downloads are kept."""
+    """The folder of this name in the user's cache, in which downloads are stored."""
     try:
         import pooch
     except ImportError as error:
-        raise ImportError(f"a download needs pooch: `pip install 'flowprop[data]'`, or {remedy}") from error
+        raise ImportError(f"the download needs pooch: `pip install 'flowprop[data]'`, or {remedy}") from error
     return Path(pooch.os_cache("flowprop")) / folder
 
 
 def digest_fault(algorithm: str, found: str, published: str) -> str | None:
-    """What is wrong with a content of the digest `found`, if anything."""
-    return None if found == published else f"its content has the {algorithm} digest {found} instead of {published}"
+    """An error message if the digest `found` is not the published one, otherwise `None`."""
+    return None if found == published else f"its content has the {algorithm} digest {found}, not {published}"
 
 
 def fetch(name: str, fault: Callable[[bytes], str | None], mirrors: Sequence[str], folder: Path, remedy: str) -> Path:
-    """The file `name` in `folder`, downloaded from the first mirror that has it unless it is there already.
+    """The path of the file `name` in `folder`. If it is not there, it is downloaded from the first mirror that has it.
 
     **Arguments:**
 
-    - `name`: the file's name, in `folder` and under each mirror.
-    - `fault`: says what is wrong with the content of the file, `None` if nothing is.
-    - `mirrors`: addresses that end in a slash, tried in turn.
-    - `folder`: where the file is kept; made if missing.
-    - `remedy`: what to do without a download, for the errors.
+    - `name`: the name of the file in `folder` and at each mirror.
+    - `fault`: a function of the content of the file. It returns an error message, or `None` if the content is right.
+    - `mirrors`: addresses that end in a slash, tried in order.
+    - `folder`: the folder in which the file is stored. It is created if it does not exist.
+    - `remedy`: what to do without a download, for the error messages.
 
-    **Raises:** `ConnectionError` if no mirror has the content; `OSError` if it cannot be saved.
+    **Returns:** the path of the file.
+
+    **Raises:** `ConnectionError` if no mirror has the right content; `OSError` if the file cannot be saved.
     """
     path = folder / name
     if path.is_file() and fault(path.read_bytes()) is None:
         return path
     failures = []
     for mirror in mirrors:
-        # Kept in memory first: an error here is the network's, an error below the disk's.
+        # The content stays in memory first, so that an error here comes from the network, and an error below from the
+        # disk.
         try:
             content = _download(mirror + name, name)
         except OSError as error:
@@ -54,7 +57,9 @@ def fetch(name: str, fault: Callable[[bytes], str | None], mirrors: Sequence[str
             _save(path, content, remedy)
             return path
         failures.append(f"{mirror + name}: {wrong}")
-    raise ConnectionError("\n".join([f"no mirror gave {name}:", *failures, f"Without a download, {remedy}."]))
+    raise ConnectionError(
+        "\n".join([f"{name} cannot be downloaded:", *failures, f"To use it without a download, {remedy}."])
+    )
 
 
 def _download(url: str, name: str) -> bytes:
@@ -62,14 +67,14 @@ def _download(url: str, name: str) -> bytes:
     from tqdm import tqdm
 
     content = io.BytesIO()
-    # Pooch sets the true total; a bar without one would not pass its test for truth.
+    # Pooch sets the true total. It ignores a bar whose truth value is False, which a bar without a total has.
     with tqdm(desc=name, total=1, unit="B", unit_scale=True) as progress:
         pooch.HTTPDownloader(progressbar=progress)(url, content, None)
     return content.getvalue()
 
 
 def _save(path: Path, content: bytes, remedy: str) -> None:
-    """Write the file elsewhere and move it into place, so that no one ever finds half of it."""
+    """Write to a temporary file and move it into place, so that no other process finds an incomplete file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix="download-") as folder:
@@ -77,4 +82,4 @@ def _save(path: Path, content: bytes, remedy: str) -> None:
             partial.write_bytes(content)
             os.replace(partial, path)
     except OSError as error:
-        raise OSError(error.errno, f"cannot save {path}: {error.strerror or error}; {remedy}") from error
+        raise OSError(error.errno, f"{path} cannot be saved: {error.strerror or error}; {remedy}") from error

@@ -18,11 +18,23 @@ ArrayOrList = Array | np.ndarray | Sequence[Any]
 
 
 class GaussianMixture(AbstractDensity):
-    """The mixture `p(z) = sum_k w_k N(z; m_k, C_k)`, whose components are the classes.
+    """A mixture of gaussians in any dimension, `p(z) = sum_k w_k N(z; m_k, C_k)`. The components are the classes.
 
-    Its moments are known: `mean = sum_k w_k m_k`, `covariance = sum_k w_k (C_k + m_k m_k^T) - mean mean^T`.
-    The parameters are kept as float64 numbers and rounded to the type of the points where they are used; they cannot be
-    traced. See also [`flowprop.data.GaussianMixture.isotropic`][].
+    Its moments are known: `mean = sum_k w_k m_k` and `covariance = sum_k w_k (C_k + m_k m_k^T) - mean mean^T`. The
+    parameters are stored as float64 numbers, and are rounded to the dtype of the points when they are used. They cannot
+    be traced by JAX. See also [`flowprop.data.GaussianMixture.isotropic`][].
+
+    ```python
+    import jax
+    import flowprop as fp
+
+    means = [[-2.0, 0.0], [2.0, 0.0]]
+    covariances = [[[1.0, 0.5], [0.5, 1.0]], [[0.2, 0.0], [0.0, 0.2]]]
+    density = fp.data.GaussianMixture(means, covariances, weights=[1, 3])
+    points, labels = density.sample(1000, key=jax.random.key(0))
+    print(points.shape, labels.shape)  # (1000, 2) (1000,)
+    print(density.priors, density.mean)  # (0.25, 0.75) [1. 0.]
+    ```
     """
 
     _means: tuple[tuple[float, ...], ...] = eqx.field(static=True)
@@ -32,11 +44,13 @@ class GaussianMixture(AbstractDensity):
     def __init__(self, means: ArrayOrList, covariances: ArrayOrList, weights: ArrayOrList | None = None):
         """**Arguments:**
 
-        - `means`: of shape `(k, d)`.
-        - `covariances`: of shape `(k, d, d)`, symmetric and positive definite.
-        - `weights`: of shape `(k,)`, positive; divided by their sum. Equal if left out.
+        - `means`: the means of the components, of shape `(k, d)`.
+        - `covariances`: their covariances, of shape `(k, d, d)`, symmetric and positive definite.
+        - `weights`: their probabilities, positive numbers of shape `(k,)`, which are divided by their sum. By default
+          all are equal.
 
-        **Raises:** `ValueError` if a shape is wrong, a weight not positive, or a covariance not positive definite.
+        **Raises:** `ValueError` if a shape is wrong, a mean is not finite, a weight is not positive, or a covariance is
+        not symmetric and positive definite.
         """
         mean, covariance = np.asarray(means, np.float64), np.asarray(covariances, np.float64)
         check_shape("means", mean, (None, None), "one row for each component")
@@ -58,17 +72,26 @@ class GaussianMixture(AbstractDensity):
     def isotropic(
         cls, means: ArrayOrList, stds: ArrayOrList | float, weights: ArrayOrList | None = None
     ) -> "GaussianMixture":
-        """A mixture with covariances `stds^2 I`.
+        """A mixture of isotropic gaussians, with covariances `stds^2 I`.
+
+        ```python
+        import flowprop as fp
+
+        density = fp.data.GaussianMixture.isotropic([[-2.0, 0.0], [2.0, 0.0]], 0.5)
+        print(density.covariance.tolist())  # [[4.25, 0.0], [0.0, 0.25]]
+        ```
 
         **Arguments:**
 
-        - `means`: of shape `(k, d)`.
-        - `stds`: standard deviations, of shape `(k,)` or one number for all.
-        - `weights`: as in the constructor.
+        - `means`: the means of the components, of shape `(k, d)`.
+        - `stds`: their standard deviations, of shape `(k,)`, or one number for all.
+        - `weights`: their probabilities, positive numbers of shape `(k,)`, which are divided by their sum. By default
+          all are equal.
 
-        **Returns:** the mixture.
+        **Returns:** a [`flowprop.data.GaussianMixture`][].
 
-        **Raises:** `ValueError` as the constructor does.
+        **Raises:** `ValueError` if a shape is wrong, a mean is not finite, a weight is not positive, or a standard
+        deviation is 0 or not finite.
         """
         mean, std = np.asarray(means, np.float64), np.asarray(stds, np.float64)
         check_shape("means", mean, (None, None), "one row for each component")
@@ -87,22 +110,22 @@ class GaussianMixture(AbstractDensity):
 
     @property
     def means(self) -> Float[np.ndarray, "k d"]:
-        """The components' means."""
+        """The means of the components, of shape `(k, d)`."""
         return np.asarray(self._means)
 
     @property
     def covariances(self) -> Float[np.ndarray, "k d d"]:
-        """The components' covariances."""
+        """The covariances of the components, of shape `(k, d, d)`."""
         return np.asarray(self._covariances)
 
     @property
     def mean(self) -> Float[np.ndarray, " d"]:
-        """The mixture's mean."""
+        """The mean of the mixture, of shape `(d,)`."""
         return np.asarray(self._weights) @ self.means
 
     @property
     def covariance(self) -> Float[np.ndarray, "d d"]:
-        """The mixture's covariance."""
+        """The covariance of the mixture, of shape `(d, d)`."""
         offsets = self.means - self.mean[None]
         seconds = self.covariances + offsets[:, :, None] * offsets[:, None, :]
         return np.einsum("k,kij->ij", np.asarray(self._weights), seconds)
@@ -124,19 +147,33 @@ class GaussianMixture(AbstractDensity):
 def gaussian_mixture(
     n: int, means: ArrayOrList, covariances: ArrayOrList, weights: ArrayOrList | None = None, *, key: PRNGKey
 ) -> tuple[Float[Array, "{n} d"], Int32[Array, "{n}"]]:
-    """Draw from [`flowprop.data.GaussianMixture`][].
+    """Draw points and labels from a [`flowprop.data.GaussianMixture`][].
+
+    ```python
+    import jax
+    import numpy as np
+    import flowprop as fp
+
+    means = np.array([[-2.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
+    covariances = np.array([np.eye(3), 0.2 * np.eye(3)])
+    points, labels = fp.data.gaussian_mixture(
+        1000, means, covariances, key=jax.random.key(0)
+    )
+    print(points.shape, labels.shape)  # (1000, 3) (1000,)
+    ```
 
     **Arguments:**
 
-    - `n`: how many points.
-    - `means`: of shape `(k, d)`.
-    - `covariances`: of shape `(k, d, d)`, symmetric and positive definite.
-    - `weights`: of shape `(k,)`, positive; divided by their sum. Equal if left out.
-    - `key`: a typed key.
+    - `n`: the number of points.
+    - `means`: the means of the components, of shape `(k, d)`.
+    - `covariances`: their covariances, of shape `(k, d, d)`, symmetric and positive definite.
+    - `weights`: their probabilities, positive numbers of shape `(k,)`, which are divided by their sum. By default all
+      are equal.
+    - `key`: a typed key, `jax.random.key(seed)`. The same key gives the same points.
 
-    **Returns:** points `(n, d)`, labels `(n,)` in `0 ... k - 1`, the component.
+    **Returns:** points `(n, d)`, and labels `(n,)` in `0 ... k - 1`: the component.
 
-    **Raises:** `ValueError` if a shape is wrong, a weight not positive, a covariance not positive definite, or `n`
-    negative.
+    **Raises:** `ValueError` if a shape is wrong, a mean is not finite, a weight is not positive, a covariance is not
+    symmetric and positive definite, or `n` is negative.
     """
     return GaussianMixture(means, covariances, weights).sample(n, key=key)

@@ -1,4 +1,4 @@
-"""MNIST, and whatever else comes in its four files."""
+"""MNIST, and other data sets in the same four files."""
 
 import functools
 import hashlib
@@ -24,7 +24,9 @@ MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
-_REMEDY = f"put {', '.join(DIGESTS)} (or the same with .gz) into a folder, and give it as `root` or in ${VARIABLE}"
+_REMEDY = (
+    f"put {', '.join(DIGESTS)} (or the same with .gz) into a folder, and give the folder as `root` or in ${VARIABLE}"
+)
 
 
 @checked
@@ -36,26 +38,53 @@ def mnist(
     UInt8[np.ndarray, "test 28 28 1"],
     Int32[np.ndarray, " test"],
 ]:
-    """MNIST's images of handwritten digits (LeCun, Cortes and Burges), or a data set in the same files.
+    """The MNIST images of handwritten digits (LeCun et al. 1998, [DOI](https://doi.org/10.1109/5.726791)),
+    or another data set in the same files.
 
-    The four files `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and
-    `t10k-labels-idx1-ubyte` (or spelled `.idx`), as they are or compressed (`.gz`), are read from `root`; else from the
-    folder that the environment variable `FLOWPROP_DATA` names; else they are downloaded once, with a progress bar and
-    checked against their digests, into the user's cache (`pooch.os_cache("flowprop")`).
+    `fp.data.mnist()` downloads MNIST at the first call. The example reads small files instead, which it writes itself:
 
-    A folder may hold any data set of 28 x 28 images in this format, such as Fashion-MNIST; its digests are not checked.
+    ```python
+    from pathlib import Path
+    import flowprop as fp
+
+    def uint32(*numbers):
+        return b"".join(number.to_bytes(4, "big") for number in numbers)
+
+    # 6 training images and 2 test images, all black, with the label 0.
+    for name, n in (("train", 6), ("t10k", 2)):
+        images = bytes([0, 0, 8, 3]) + uint32(n, 28, 28) + bytes(n * 28 * 28)
+        Path(f"{name}-images-idx3-ubyte").write_bytes(images)
+        labels = bytes([0, 0, 8, 1]) + uint32(n) + bytes(n)
+        Path(f"{name}-labels-idx1-ubyte").write_bytes(labels)
+
+    train_images, train_labels, test_images, test_labels = fp.data.mnist(".")
+    print(train_images.shape, train_labels.shape)  # (6, 28, 28, 1) (6,)
+    print(test_images.shape, test_labels)  # (2, 28, 28, 1) [0 0]
+    ```
+
+    The four files are `train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-images-idx3-ubyte` and
+    `t10k-labels-idx1-ubyte`. The spelling `.idx` instead of `-idx` is accepted, and so are files compressed with gzip
+    (`.gz`). `mnist` looks for them in this order:
+
+    1. in `root`, if it is given;
+    2. in the folder that the environment variable `FLOWPROP_DATA` names, if it is set;
+    3. in the user's cache, `pooch.os_cache("flowprop")`. Missing files are downloaded once, with a progress bar, and
+       are checked against their SHA-256 digests.
+
+    A folder of your own may hold any data set of 28 x 28 images in this format, such as Fashion-MNIST (Xiao et al.
+    2017, [arXiv:1708.07747](https://arxiv.org/abs/1708.07747)). Its digests are not checked.
 
     **Arguments:**
 
-    - `root`: the folder that directly holds the files.
+    - `root`: the folder with the files, not a folder above it. By default the folder in `FLOWPROP_DATA`, or a download.
 
-    **Returns:** training images `(60000, 28, 28, 1)`, uint8 from 0 (paper) to 255 (ink), training labels `(60000,)`,
-    int32, test images `(10000, 28, 28, 1)`, and test labels `(10000,)`, as NumPy arrays.
+    **Returns:** four NumPy arrays: training images `(60000, 28, 28, 1)`, uint8 from 0 (paper) to 255 (ink); training
+    labels `(60000,)`, int32; test images `(10000, 28, 28, 1)`, uint8; test labels `(10000,)`, int32.
 
     **Raises:**
 
-    - `FileNotFoundError` if `root` or `$FLOWPROP_DATA` is given but lacks a file.
-    - `ValueError` if a file is damaged, or is not what its name says.
+    - `FileNotFoundError` if `root` or `FLOWPROP_DATA` is given but a file is missing there.
+    - `ValueError` if a file is damaged, or its content does not match its name.
     - `ConnectionError` if a file cannot be downloaded from any mirror, `OSError` if it cannot be saved, `ImportError`
       if pooch is not installed.
     """
@@ -70,9 +99,7 @@ def _local(folder: Path) -> list[Path]:
     found = [_find(folder, name) for name in DIGESTS]
     missing = [name for name, path in zip(DIGESTS, found, strict=True) if path is None]
     if missing:
-        raise FileNotFoundError(
-            f"{folder} lacks {', '.join(missing)}: {_REMEDY} (files in folders further down are not looked for)"
-        )
+        raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}: {_REMEDY} (subfolders are not searched)")
     return [path for path in found if path is not None]
 
 
@@ -91,9 +118,12 @@ def _downloaded() -> list[Path]:
 
 
 def _fault(digest: str, content: bytes) -> str | None:
-    """The digest is that of the uncompressed content, which stays the same if a mirror compresses anew."""
+    """An error message if the content is wrong, otherwise `None`.
+
+    The digest is that of the uncompressed content, which does not change if a mirror compresses the file again.
+    """
     try:
-        found = hashlib.sha256(decompressed(content, "it")).hexdigest()
+        found = hashlib.sha256(decompressed(content, "its content")).hexdigest()
     except ValueError as error:
         return str(error)
     return digest_fault("SHA-256", found, digest)
@@ -108,13 +138,13 @@ def _read_pair(images_path: Path, labels_path: Path) -> tuple[UInt8[np.ndarray, 
     if len(images) != len(labels):
         raise ValueError(
             f"{images_path} holds {len(images)} images and {labels_path} {len(labels)} labels: "
-            "take both from the same data set, and both for training or both for testing"
+            "take both from the same data set, and both from its training or both from its test files"
         )
     return images[..., None], labels.astype(np.int32)
 
 
 def _wrong(path: Path, array: np.ndarray, wanted: str) -> str:
     return (
-        f"{path} holds {array.dtype} of shape {array.shape} where {wanted}, are needed: is it another file under this "
-        "name? (`read_idx` reads any IDX file)"
+        f"{path} holds {array.dtype} of shape {array.shape} where {wanted}, are needed: check whether another file has "
+        "this name (`read_idx` reads any IDX file)"
     )

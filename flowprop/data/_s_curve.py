@@ -1,4 +1,4 @@
-"""A curve in the form of the letter S."""
+"""A curve in the shape of the letter S."""
 
 import math
 
@@ -17,19 +17,32 @@ _LENGTH = 1.5 * math.pi
 
 
 class SCurve(AbstractDensity):
-    """The letter S: scikit-learn's curve (`sklearn.datasets.make_s_curve`) from the side, its first and third axis.
+    """The letter S with gaussian noise: the first and third coordinate of scikit-learn's
+    [`make_s_curve`](https://scikit-learn.org/stable/modules/generated/sklearn.datasets.make_s_curve.html).
 
-    With `t` uniform on `[0, 3 pi / 2]`, class 0 is the upper arc `(-sin t, 1 - cos t)`, class 1 its mirror image in the
-    origin, each moved by gaussian noise; the classes are equally likely. The density, the integral over `t`, is found
-    by quadrature, to 1e-6 or better in float64.
+    With `t` uniform on `[0, 3 pi / 2]`, class 0 is the upper arc `(-sin t, 1 - cos t)`, and class 1 is its mirror image
+    in the origin. Isotropic gaussian noise is added to both. The classes are equally likely. The density is an integral
+    over `t`, computed by quadrature with an error of 1e-6 or less in float64.
 
-    The mean is 0; the coordinates' standard deviations are 0.71 and 1.39 at `noise = 0.1`.
+    The mean is 0. The standard deviations of the coordinates are 0.71 and 1.39 at `noise = 0.1`.
+
+    ```python
+    import jax
+    import jax.numpy as jnp
+    import flowprop as fp
+
+    density = fp.data.SCurve(noise=0.1)
+    points, labels = density.sample(1000, key=jax.random.key(0))
+    print(points.shape, labels.shape)  # (1000, 2) (1000,)
+    print(density.bayes_classify(jnp.array([[0.0, 2.0], [0.0, -2.0]])))  # [0 1]
+    ```
 
     **Arguments:**
 
-    - `noise`: standard deviation of the noise, positive. Evaluating the density costs time in inverse proportion to it.
+    - `noise`: the standard deviation of the noise, positive, 0.1 by default. The time to evaluate the density is
+      inversely proportional to it.
 
-    **Raises:** `ValueError` if `noise` is not positive.
+    **Raises:** `ValueError` if `noise` is not positive and finite.
     """
 
     noise: float = eqx.field(default=0.1, converter=float, static=True)
@@ -64,16 +77,25 @@ def _arc(t: Float[Array, " n"]) -> Float[Array, "n 2"]:
 
 @checked
 def s_curve(n: int, noise: float | int = 0.1, *, key: PRNGKey) -> tuple[Float[Array, "{n} 2"], Int32[Array, "{n}"]]:
-    """Draw from [`flowprop.data.SCurve`][].
+    """Draw points and labels from [`flowprop.data.SCurve`][], a curve in the shape of the letter S.
+
+    ```python
+    import jax
+    import flowprop as fp
+
+    points, labels = fp.data.s_curve(1000, key=jax.random.key(0))
+    print(points.shape, labels.shape)  # (1000, 2) (1000,)
+    print(sorted(set(labels.tolist())))  # [0, 1]
+    ```
 
     **Arguments:**
 
-    - `n`: how many points.
-    - `noise`: standard deviation of the noise, positive.
-    - `key`: a typed key.
+    - `n`: the number of points.
+    - `noise`: the standard deviation of the gaussian noise, positive, 0.1 by default.
+    - `key`: a typed key, `jax.random.key(seed)`. The same key gives the same points.
 
-    **Returns:** points `(n, 2)`, labels `(n,)`: 0 for the upper arc, 1 for the lower one.
+    **Returns:** points `(n, 2)`, and labels `(n,)`: 0 for the upper arc, 1 for the lower arc.
 
-    **Raises:** `ValueError` if `n` is negative or `noise` not positive.
+    **Raises:** `ValueError` if `n` is negative, or `noise` is not positive and finite.
     """
     return SCurve(noise).sample(n, key=key)

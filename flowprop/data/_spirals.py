@@ -17,20 +17,35 @@ _TURN = 3 * math.pi
 
 
 class Spirals(AbstractDensity):
-    """Two Archimedean spirals of one and a half turns, in the scale of FFJORD (arXiv:1810.01367).
+    """Two Archimedean spirals of one and a half turns with gaussian noise, in the scale of
+    [FFJORD's code](https://github.com/rtqichen/ffjord) (Grathwohl et al. 2019,
+    [arXiv:1810.01367](https://arxiv.org/abs/1810.01367)).
 
-    With `t = 3 pi sqrt(u)` and `u` uniform on `[0, 1]`, class 0 is `(-t cos t, t sin t) / 3`, class 1 its mirror image
-    in the origin, each moved by gaussian noise; the classes are equally likely. FFJORD's further uniform jitter, which
-    pulls the arms apart by 0.08, is left out. The density, the integral over `t`, whose own density is
-    `2 t / (3 pi)^2`, is found by quadrature, to 1e-6 or better in float64.
+    With `t = 3 pi sqrt(u)` and `u` uniform on `[0, 1]`, class 0 is `(-t cos t, t sin t) / 3`, and class 1 is its mirror
+    image in the origin. Isotropic gaussian noise is added to both. The classes are equally likely. FFJORD also adds a
+    uniform jitter, which moves the arms apart by 0.08; it is left out here. The parameter `t` has the density
+    `2 t / (3 pi)^2`. The density of a point is an integral over `t`, computed by quadrature with an error of 1e-6 or
+    less in float64.
 
-    Points lie within about 3.4 of the origin, the mean; the coordinates' standard deviations are 1.60 and 1.55.
+    The mean is 0, and points lie within about 3.4 of it. The standard deviations of the coordinates are 1.60 and 1.55.
+
+    ```python
+    import jax
+    import jax.numpy as jnp
+    import flowprop as fp
+
+    density = fp.data.Spirals(noise=0.1)
+    points, labels = density.sample(1000, key=jax.random.key(0))
+    print(points.shape, labels.shape)  # (1000, 2) (1000,)
+    print(density.class_log_prob(jnp.zeros(2)).shape)  # (2,)
+    ```
 
     **Arguments:**
 
-    - `noise`: standard deviation of the noise, positive. Evaluating the density costs time in inverse proportion to it.
+    - `noise`: the standard deviation of the noise, positive, 0.1 by default. The time to evaluate the density is
+      inversely proportional to it.
 
-    **Raises:** `ValueError` if `noise` is not positive.
+    **Raises:** `ValueError` if `noise` is not positive and finite.
     """
 
     noise: float = eqx.field(default=0.1, converter=float, static=True)
@@ -65,16 +80,25 @@ def _spiral(t: Float[Array, " n"]) -> Float[Array, "n 2"]:
 
 @checked
 def spirals(n: int, noise: float | int = 0.1, *, key: PRNGKey) -> tuple[Float[Array, "{n} 2"], Int32[Array, "{n}"]]:
-    """Draw from [`flowprop.data.Spirals`][].
+    """Draw points and labels from [`flowprop.data.Spirals`][], two interleaved spirals.
+
+    ```python
+    import jax
+    import flowprop as fp
+
+    points, labels = fp.data.spirals(1000, key=jax.random.key(0))
+    print(points.shape, labels.shape)  # (1000, 2) (1000,)
+    print(sorted(set(labels.tolist())))  # [0, 1]
+    ```
 
     **Arguments:**
 
-    - `n`: how many points.
-    - `noise`: standard deviation of the noise, positive.
-    - `key`: a typed key.
+    - `n`: the number of points.
+    - `noise`: the standard deviation of the gaussian noise, positive, 0.1 by default.
+    - `key`: a typed key, `jax.random.key(seed)`. The same key gives the same points.
 
-    **Returns:** points `(n, 2)`, labels `(n,)` in {0, 1}, the spiral.
+    **Returns:** points `(n, 2)`, and labels `(n,)`, 0 or 1: the spiral.
 
-    **Raises:** `ValueError` if `n` is negative or `noise` not positive.
+    **Raises:** `ValueError` if `n` is negative, or `noise` is not positive and finite.
     """
     return Spirals(noise).sample(n, key=key)

@@ -14,19 +14,33 @@ from ._density import AbstractDensity, check_positive_number
 
 
 class TwoMoons(AbstractDensity):
-    """Two moons in scikit-learn's geometry (`sklearn.datasets.make_moons`).
+    """Two interleaved half circles with gaussian noise, in the geometry of scikit-learn's
+    [`make_moons`](https://scikit-learn.org/stable/modules/generated/sklearn.datasets.make_moons.html).
 
-    With `a` uniform on `[0, pi]`, class 0 is the outer moon `(cos a, sin a)`, class 1 the inner one
-    `(1 - cos a, 1/2 - sin a)`, each moved by gaussian noise; the classes are equally likely. The density, the
-    integral over `a`, is found by quadrature, to 1e-6 or better in float64.
+    With `a` uniform on `[0, pi]`, class 0 is the outer moon `(cos a, sin a)`, and class 1 is the inner moon
+    `(1 - cos a, 1/2 - sin a)`. Isotropic gaussian noise is added to both. The classes are equally likely. The density
+    is an integral over `a`, computed by quadrature with an error of 1e-6 or less in float64.
 
-    Its mean is `(0.5, 0.25)`; the coordinates' standard deviations are 0.87 and 0.50 at `noise = 0.1`.
+    The mean is `(0.5, 0.25)`. The standard deviations of the coordinates are 0.87 and 0.50 at `noise = 0.1`.
+
+    ```python
+    import jax
+    import jax.numpy as jnp
+    import flowprop as fp
+
+    density = fp.data.TwoMoons(noise=0.1)
+    points, labels = density.sample(1000, key=jax.random.key(0))
+    print(points.shape, labels.shape)  # (1000, 2) (1000,)
+    print(density.log_prob(jnp.array([0.0, 1.0])).round(2))  # -0.45
+    print(density.bayes_classify(jnp.array([0.0, 1.0])))  # 0
+    ```
 
     **Arguments:**
 
-    - `noise`: standard deviation of the noise, positive. Evaluating the density costs time in inverse proportion to it.
+    - `noise`: the standard deviation of the noise, positive, 0.1 by default. The time to evaluate the density is
+      inversely proportional to it.
 
-    **Raises:** `ValueError` if `noise` is not positive.
+    **Raises:** `ValueError` if `noise` is not positive and finite.
     """
 
     noise: float = eqx.field(default=0.1, converter=float, static=True)
@@ -63,16 +77,25 @@ def _moons(angle: Float[Array, " n"]) -> tuple[Float[Array, "n 2"], Float[Array,
 
 @checked
 def two_moons(n: int, noise: float | int = 0.1, *, key: PRNGKey) -> tuple[Float[Array, "{n} 2"], Int32[Array, "{n}"]]:
-    """Draw from [`flowprop.data.TwoMoons`][].
+    """Draw points and labels from [`flowprop.data.TwoMoons`][], two interleaved half circles.
+
+    ```python
+    import jax
+    import flowprop as fp
+
+    points, labels = fp.data.two_moons(1000, key=jax.random.key(0))
+    print(points.shape, labels.shape)  # (1000, 2) (1000,)
+    print(sorted(set(labels.tolist())))  # [0, 1]
+    ```
 
     **Arguments:**
 
-    - `n`: how many points.
-    - `noise`: standard deviation of the noise, positive.
-    - `key`: a typed key.
+    - `n`: the number of points.
+    - `noise`: the standard deviation of the gaussian noise, positive, 0.1 by default.
+    - `key`: a typed key, `jax.random.key(seed)`. The same key gives the same points.
 
-    **Returns:** points `(n, 2)`, labels `(n,)`: 0 for the outer moon, 1 for the inner one.
+    **Returns:** points `(n, 2)`, and labels `(n,)`: 0 for the outer moon, 1 for the inner moon.
 
-    **Raises:** `ValueError` if `n` is negative or `noise` not positive.
+    **Raises:** `ValueError` if `n` is negative, or `noise` is not positive and finite.
     """
     return TwoMoons(noise).sample(n, key=key)

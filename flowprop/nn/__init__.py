@@ -1,4 +1,7 @@
-"""Networks: callables `network(t, z, x)` and encoders, each on one example; channels come last."""
+"""Neural networks: callables `network(t, z, x)`, encoders, features, and layers.
+
+Each works on one example; use `jax.vmap` for a batch. Images have the shape `(height, width, channels)`.
+"""
 
 from ._conv import Conv as Conv, ConvEncoder as ConvEncoder
 from ._features import (

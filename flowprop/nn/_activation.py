@@ -1,8 +1,8 @@
 """Activations that can be pickled.
 
-JAX's own are jitted functions, which `pickle` refuses: a pickle of a function is its name, and the name of
-`jax.nn.silu` leads to the function inside it, another object. So each function here calls one of JAX's. Its
-`__wrapped__` is the function of JAX: `flowprop.save` gives both the same name.
+The activations of JAX are jitted functions, which `pickle` refuses: it stores a function by its name, and the name of
+`jax.nn.silu` refers to the function that was jitted, which is another object. Each function here calls one of JAX's.
+Its `__wrapped__` is that function of JAX, so that `flowprop.save` writes the same name for both.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ _TWINS: list[tuple[Activation, Activation]] = []
 
 
 def picklable(activation: Activation) -> Activation:
-    """The function here that does the same as `activation`, or `activation` itself if there is none."""
+    """The function of this module that equals `activation`, or `activation` itself if there is none."""
     return next((twin for original, twin in _TWINS if original is activation), activation)
 
 

@@ -1,4 +1,4 @@
-"""The network of a label's flow: features of the noisy label, joined with those of time and input."""
+"""The network of a label flow: it joins features of the noisy label with those of the time and of the input."""
 
 import math
 from collections.abc import Callable
@@ -15,18 +15,28 @@ from ._mlp import MLP
 
 
 class LabelEncoder(eqx.Module):
-    """Dense layers with skip connections on a noisy label (NoProp, arXiv:2503.24322).
+    """Dense layers with skip connections that encode a noisy label embedding, as in NoProp
+    ([arXiv:2503.24322](https://arxiv.org/abs/2503.24322)).
 
-    `h_0 = W_0 z + b_0` and `h_k = h_{k-1} + silu(W_k h_{k-1} + b_k)` up to `k = depth`.
+    `h_0 = W_0 z + b_0` and `h_k = h_{k-1} + silu(W_k h_{k-1} + b_k)` for `k = 1 ... depth`; the output is `h_depth`.
+
+    ```python
+    import jax
+    import jax.numpy as jnp
+    import flowprop as fp
+
+    encoder = fp.nn.LabelEncoder((10,), features=16, key=jax.random.key(0))
+    print(encoder(jnp.zeros(10)).shape)  # (16,)
+    ```
 
     **Arguments:**
 
-    - `shape`: of one label.
-    - `features`: how many numbers come out.
-    - `depth`: how many layers follow the first.
-    - `key`: for the initial weights.
+    - `shape`: the shape of one label embedding.
+    - `features`: the size of the output vector, 64 by default.
+    - `depth`: the number of layers after the first, 2 by default.
+    - `key`: a typed key, `jax.random.key(seed)`, for the initial weights.
 
-    **Raises:** `ValueError` for a number that is not positive and, when called, for a point of another shape.
+    **Raises:** `ValueError` if a size is not positive.
     """
 
     first: Linear
@@ -46,7 +56,16 @@ class LabelEncoder(eqx.Module):
 
     @checked
     def __call__(self, z: Point) -> Float[Array, " features"]:
-        """The features of one point."""
+        """The features of one noisy label. Use `jax.vmap` for a batch.
+
+        **Arguments:**
+
+        - `z`: the noisy label embedding, an array of shape `shape`.
+
+        **Returns:** a vector of `features` numbers.
+
+        **Raises:** `ValueError` if `z` has another shape.
+        """
         check_shape("z", z, self.shape, "the encoder's `shape` is that of one point; use `jax.vmap` for a batch")
         h = self.first(z.ravel())
         for layer in self.layers:
@@ -55,20 +74,37 @@ class LabelEncoder(eqx.Module):
 
 
 class FuseNetwork(eqx.Module):
-    """An [`flowprop.nn.MLP`][] on features of the noisy label, features of the time, and the features of the input.
+    """The network of a label flow: an [`flowprop.nn.MLP`][] that reads the encoded label, the time, and the condition.
+
+    The noisy label `z` passes through `label_encoder`; a [`flowprop.nn.MLP`][] joins its output with features of the
+    time and the condition (context), which for a [`flowprop.Classifier`][] are the features of the input.
+
+    ```python
+    import jax
+    import jax.numpy as jnp
+    import flowprop as fp
+
+    key_encoder, key_network = jax.random.split(jax.random.key(0))
+    label_encoder = fp.nn.LabelEncoder((10,), features=16, key=key_encoder)
+    # 32 features of the input, and a logit for each of 10 classes.
+    network = fp.nn.FuseNetwork(label_encoder, 32, (10,), width=16, key=key_network)
+    print(network(0.5, jnp.zeros(10), jnp.zeros(32)).shape)  # (10,)
+    ```
 
     **Arguments:**
 
     - `label_encoder`: a callable on one point, such as [`flowprop.nn.LabelEncoder`][], or
-      [`flowprop.nn.ConvEncoder`][] for points that are images.
-    - `condition_size`: how many numbers a condition holds.
-    - `out_shape`: of the output; `(classes,)` for a categorical prediction.
-    - `shape`: of one point. By default that of `label_encoder`.
-    - `width`, `depth`, `time_features`: the same as for [`flowprop.nn.MLP`][].
-    - `key`: for the initial weights.
+      [`flowprop.nn.ConvEncoder`][] if the points are images.
+    - `condition_size`: the number of numbers in one condition, over all leaves of its PyTree.
+    - `out_shape`: the shape of the output; `(classes,)` for the logits of a categorical prediction.
+    - `shape`: the shape of one point. By default `label_encoder.shape`.
+    - `width`: the size of each hidden layer of the MLP, 256 by default.
+    - `depth`: the number of hidden layers of the MLP, 2 by default.
+    - `time_features`: the features of the time. By default [`flowprop.nn.SinusoidalFeatures`][]`()`.
+    - `key`: a typed key, `jax.random.key(seed)`, for the initial weights of the MLP.
 
-    **Raises:** `TypeError` without a `shape`; `ValueError` for a size that is not positive and, when called,
-    for a point or condition of another size.
+    **Raises:** `TypeError` if neither `shape` nor `label_encoder.shape` is given; `ValueError` if a size is not
+    positive, or `condition_size` is negative.
     """
 
     label_encoder: Callable[[Array], Array]
@@ -91,7 +127,7 @@ class FuseNetwork(eqx.Module):
         shape = getattr(label_encoder, "shape", None) if shape is None else shape
         if shape is None:
             raise TypeError(
-                f"`label_encoder` is {label_encoder}, which has no `shape`: give `shape`, that of one point"
+                f"`label_encoder` is {label_encoder}, which has no `shape`: give `shape`, the shape of one point"
             )
         features = eqx.filter_eval_shape(label_encoder, jax.ShapeDtypeStruct(shape, jnp.result_type(float)))
         self.label_encoder = label_encoder
@@ -107,6 +143,17 @@ class FuseNetwork(eqx.Module):
 
     @checked
     def __call__(self, t: Time, z: Point, x: PyTree = None) -> Float[Array, "*out_shape"]:
-        """The output at time `t` and point `z` under condition `x`, each of one example."""
+        """The output for one example. Use `jax.vmap` for a batch.
+
+        **Arguments:**
+
+        - `t`: the time in [0, 1], a number or a scalar array.
+        - `z`: the noisy label, an array of shape `shape`.
+        - `x`: the condition, any PyTree with `condition_size` numbers in all; `None` if that is 0.
+
+        **Returns:** an array of shape `out_shape`.
+
+        **Raises:** `ValueError` if `z` or `x` has another size.
+        """
         check_shape("z", z, self.shape, "the network's `shape` is that of one point; use `jax.vmap` for a batch")
         return self.mlp(t, self.label_encoder(z).ravel(), x)

@@ -1,4 +1,4 @@
-"""A network from image to image made of matrix products only."""
+"""A network from image to image that uses matrix products only."""
 
 import math
 
@@ -19,19 +19,20 @@ Context = Float[Array, " context"]
 
 
 def _modulated(h: Patches, scale: Float[Array, "1 width"], shift: Float[Array, "1 width"]) -> Patches:
-    """`h` brought to mean square 1 over the whole image, each channel then scaled and shifted."""
+    """`h` divided by its root mean square over the whole image, then scaled and shifted channel by channel."""
     return h * jax.lax.rsqrt(jnp.mean(jnp.square(h)) + 1e-5) * (1 + scale) + shift
 
 
 def _join_patches(patches: Float[Array, "patches numbers"], shape: tuple[int, ...], size: int) -> Array:
-    """The image whose squares of `size` pixels, row by row, these are."""
+    """The image that `cut_patches` would cut into these patches: squares of `size` x `size` pixels, row by row."""
     height, width, channels = shape
     squares = patches.reshape(height // size, width // size, size, size, channels)
     return squares.swapaxes(1, 2).reshape(shape)
 
 
 class _Block(eqx.Module):
-    """`h + W a + b` across the patches, then `h + W_2 silu(W_1 a + b_1) + b_2` across their channels, `a` modulated."""
+    """`h + W a + b` across the patches, then `h + W_2 silu(W_1 a + b_1) + b_2` across the channels; `a` is `h`
+    modulated."""
 
     patches: Linear
     up: Linear
@@ -53,27 +54,46 @@ class _Block(eqx.Module):
 
 
 class ImageMixer(eqx.Module):
-    """Layers across the patches of an image, and across their channels, for a flow of images.
+    """A network for flows of images: layers across the patches of an image alternate with layers across the channels.
 
-    A linear layer mixes the patches and a perceptron their channels, in turns (cf. ResMLP, Touvron et al. 2021, and
-    [`flowprop.nn.MixerEncoder`][]). Before each, the image's mean square is brought to 1, and every channel is scaled
-    and shifted by linear functions of the context: a layer on the time's features and the condition (cf. FiLM, Perez
-    et al. 2018, and DiT, Peebles and Xie 2023). To the patches, put together, a multiple of `z` is added that depends
-    on the context. There are matrix products only, which stay fast where gradients of convolutions do not: in loops,
-    on a CPU.
+    Each block has a linear layer across the patches and a perceptron across the channels, both with skip connections
+    (as in ResMLP, Touvron et al. 2021, [arXiv:2105.03404](https://arxiv.org/abs/2105.03404); see also
+    [`flowprop.nn.MixerEncoder`][]). Before each of them, the image is divided by its root mean square, and each channel
+    is scaled and shifted. Scale and shift are linear in the context, the output of a layer that reads the features of
+    the time and the condition (as in FiLM, Perez et al. 2018,
+    [arXiv:1709.07871](https://arxiv.org/abs/1709.07871), and DiT, Peebles and Xie 2023,
+    [arXiv:2212.09748](https://arxiv.org/abs/2212.09748), section 3.2). The output is the image of all patches plus a
+    multiple of `z`; the multiple is linear in the context too.
+
+    The network uses matrix products only. They stay fast in loops on a CPU, where gradients of convolutions are slow.
+
+    ```python
+    import jax
+    import jax.numpy as jnp
+    import flowprop as fp
+
+    network = fp.nn.ImageMixer(
+        (8, 8, 1), condition_size=3, width=8, depth=1, key=jax.random.key(0)
+    )
+    print(network(0.5, jnp.zeros((8, 8, 1)), jnp.ones(3)).shape)  # (8, 8, 1)
+
+    flow = fp.fm_flow(network, shape=(8, 8, 1))
+    ```
 
     **Arguments:**
 
-    - `shape`: `(height, width, channels)` of one image.
-    - `condition_size`: how many numbers a condition holds; 0 for none.
-    - `patch_size`: height and width of a patch, a divisor of the image's.
-    - `width`: channels of each patch.
-    - `depth`: how many blocks.
-    - `time_features`: of the time. By default [`flowprop.nn.SinusoidalFeatures`][]`()`.
-    - `key`: for the initial weights.
+    - `shape`: the shape `(height, width, channels)` of one image.
+    - `condition_size`: the number of numbers in one condition, over all leaves of its PyTree. 0, the default, means no
+      condition.
+    - `patch_size`: the height and width of a patch in pixels, 4 by default. It must divide the image's height and
+      width.
+    - `width`: the number of channels of each patch, 64 by default.
+    - `depth`: the number of blocks, 8 by default.
+    - `time_features`: the features of the time. By default [`flowprop.nn.SinusoidalFeatures`][]`()`.
+    - `key`: a typed key, `jax.random.key(seed)`, for the initial weights.
 
-    **Raises:** `ValueError` for a number that is not positive, patches that do not fill the image and, when called,
-    for an image or condition of another size.
+    **Raises:** `ValueError` if a size is not positive, `condition_size` is negative, or `patch_size` does not divide
+    the image's height and width.
     """
 
     embed: Linear
@@ -112,14 +132,14 @@ class ImageMixer(eqx.Module):
         self.patch_size = patch_size
         numbers = patch_size**2 * shape[2]
         num_patches = math.prod(shape) // numbers
-        # All blocks together add about as much variance as there is.
+        # All blocks together add about as much variance as their input has.
         gain = (2 * depth) ** -0.5
         key_embed, key_context, key_modulation, key_out, key = jax.random.split(key, 5)
         self.embed = Linear(numbers, width, key=key_embed)
         self.context = Linear(self.time_features.size + condition_size, 2 * width, key=key_context)
         self.blocks = tuple(_Block(num_patches, width, gain, key=k) for k in jax.random.split(key, depth))
         self.modulation = Linear(2 * width, 2 * width + 1, gain=0.0, key=key_modulation)
-        # The output begins small, a flow that hardly moves.
+        # The output begins small: the flow of an untrained network hardly moves an image.
         self.out = Linear(width, numbers, gain=0.1, key=key_out)
 
     @property
@@ -129,7 +149,18 @@ class ImageMixer(eqx.Module):
 
     @checked
     def __call__(self, t: Time, z: Point, x: PyTree = None) -> Float[Array, "height width channels"]:
-        """The output at time `t` and image `z` under condition `x`, each of one example."""
+        """The output for one example. Use `jax.vmap` for a batch.
+
+        **Arguments:**
+
+        - `t`: the time in [0, 1], a number or a scalar array.
+        - `z`: the image, an array of shape `shape`.
+        - `x`: the condition, any PyTree with `condition_size` numbers in all; `None` if that is 0.
+
+        **Returns:** an image of shape `shape`.
+
+        **Raises:** `ValueError` if `z` or `x` has another size.
+        """
         check_shape("z", z, self.shape, "the network's `shape` is that of one image; use `jax.vmap` for a batch")
         condition = _flatten_condition(x, self.condition_size).astype(z.dtype)
         features = self.time_features(jnp.asarray(t, z.dtype))

@@ -1,4 +1,4 @@
-"""An affine map whose weight is stored as it is used."""
+"""An affine map."""
 
 import equinox as eqx
 import jax
@@ -9,16 +9,29 @@ from .._types import PRNGKey, Real, check_key, check_number, check_positive, che
 
 
 class Linear(eqx.Module):
-    """`x W + b`, with `W` of shape `(in, out)`, so that a batch is one product without a transpose.
+    """The affine map `x W + b` of a vector.
+
+    `W` has the shape `(in_size, out_size)`, so that a batch needs one matrix product and no transpose. The initial
+    weights are normal with mean 0 and variance `gain^2 / in_size`; the initial bias is 0.
+
+    ```python
+    import jax
+    import jax.numpy as jnp
+    import flowprop as fp
+
+    layer = fp.nn.Linear(3, 2, key=jax.random.key(0))
+    print(layer(jnp.ones(3)).shape)  # (2,)
+    print(layer.weight.shape, layer.bias)  # (3, 2) [0. 0.]
+    ```
 
     **Arguments:**
 
-    - `in_size`, `out_size`: sizes of the vectors.
-    - `gain`: the weights are normal with variance `gain^2 / in_size`; the bias is 0.
-    - `key`: for the weights.
+    - `in_size`: the size of the input vector.
+    - `out_size`: the size of the output vector.
+    - `gain`: the factor of the weights' standard deviation, 1 by default. With 0 all weights begin at 0.
+    - `key`: a typed key, `jax.random.key(seed)`, for the initial weights.
 
-    **Raises:** `ValueError` for a size that is not positive, a `gain` that is not finite and, when called, for a vector
-    of another size.
+    **Raises:** `ValueError` if a size is not positive, or `gain` is not finite.
     """
 
     weight: Float[Array, "in_size out_size"]
@@ -34,6 +47,15 @@ class Linear(eqx.Module):
 
     @checked
     def __call__(self, x: Float[Array, " in_size"]) -> Float[Array, " out_size"]:
-        """The image of one vector."""
+        """The output for one vector. Use `jax.vmap` for a batch.
+
+        **Arguments:**
+
+        - `x`: a vector of `in_size` numbers.
+
+        **Returns:** a vector of `out_size` numbers.
+
+        **Raises:** `ValueError` if `x` has another size.
+        """
         check_shape("x", x, self.weight.shape[:1], "the layer's `in_size`")
         return x @ self.weight + self.bias

@@ -1,4 +1,4 @@
-"""An encoder of images made of matrix products only."""
+"""An encoder of images that uses matrix products only."""
 
 import math
 
@@ -13,7 +13,7 @@ from ._linear import Linear
 
 
 class _Perceptron(eqx.Module):
-    """One hidden layer, twice as wide; the variance of the output is `gain^2` times that of the input."""
+    """One hidden layer of twice the size. The output's variance is `gain^2` times the input's."""
 
     up: Linear
     down: Linear
@@ -28,7 +28,7 @@ class _Perceptron(eqx.Module):
 
 
 class _MixerBlock(eqx.Module):
-    """`h + W_2 relu(W_1 h)` across the patches, then the same across their channels."""
+    """`h + W_2 relu(W_1 h + b_1) + b_2` across the patches, then the same across the channels."""
 
     patches: _Perceptron
     channels: _Perceptron
@@ -46,7 +46,7 @@ class _MixerBlock(eqx.Module):
 def cut_patches(
     image: Float[Array, "height width channels"], size: int, stride: int
 ) -> Float[Array, "patches numbers"]:
-    """Every `stride`-th square of `size` pixels, row by row, each as a vector."""
+    """The squares of `size` x `size` pixels at every `stride`-th position, row by row, each as a vector."""
     rows, columns = (
         stride * jnp.arange((side - size) // stride + 1)[:, None] + jnp.arange(size)[None] for side in image.shape[:2]
     )
@@ -54,23 +54,37 @@ def cut_patches(
 
 
 class MixerEncoder(eqx.Module):
-    """Perceptrons across the patches of an image, and across their channels (MLP-mixer, Tolstikhin et al. 2021).
+    """An encoder of images with perceptrons across patches and across channels (MLP-Mixer, Tolstikhin et al. 2021,
+    [arXiv:2105.01601](https://arxiv.org/abs/2105.01601)).
 
-    Unlike there (equation 1), nothing is normalised, and the dense layer sees all patches, not their mean. It
-    consists of matrix products, which stay fast where convolutions do not: in loops, and stacked by `eqx.filter_vmap`.
+    Two things differ from their equation 1: nothing is normalised, and the last dense layer reads all patches instead
+    of their mean. The encoder uses matrix products only. They stay fast where convolutions do not: inside loops,
+    and for several encoders stacked by `equinox.filter_vmap`.
+
+    ```python
+    import jax
+    import jax.numpy as jnp
+    import flowprop as fp
+
+    encoder = fp.nn.MixerEncoder(
+        (28, 28, 1), features=16, patch_size=7, width=8, depth=1, key=jax.random.key(0)
+    )
+    images = jnp.zeros((5, 28, 28, 1), jnp.uint8)
+    print(jax.vmap(encoder)(images).shape)  # (5, 16)
+    ```
 
     **Arguments:**
 
-    - `shape`: `(height, width, channels)` of one image.
-    - `features`: how many numbers come out.
-    - `patch_size`: height and width of a patch.
-    - `stride`: from one patch to the next. By default `patch_size`: patches do not overlap.
-    - `width`: channels of each patch.
-    - `depth`: how many blocks.
-    - `key`: for the initial weights.
+    - `shape`: the shape `(height, width, channels)` of one image.
+    - `features`: the size of the output vector, 128 by default.
+    - `patch_size`: the height and width of a patch in pixels, 4 by default.
+    - `stride`: the distance from one patch to the next in pixels. By default `patch_size`, so that patches do not
+      overlap.
+    - `width`: the number of channels of each patch after the first layer, 64 by default.
+    - `depth`: the number of blocks, 2 by default.
+    - `key`: a typed key, `jax.random.key(seed)`, for the initial weights.
 
-    **Raises:** `ValueError` for a number that is not positive, if the patches do not end at the image's edges and,
-    when called, for an image of another shape.
+    **Raises:** `ValueError` if a size is not positive, or the patches do not end at the image's edges.
     """
 
     embed: Linear
@@ -100,10 +114,11 @@ class MixerEncoder(eqx.Module):
         steps = [divmod(side - patch_size, stride) for side in shape[:2]]
         if any(count < 0 or rest for count, rest in steps):
             raise ValueError(
-                f"`patch_size` is {patch_size} and `stride` {stride}: such patches do not end at the edges of {shape}"
+                f"`patch_size` is {patch_size} and `stride` is {stride}: the patches do not end at the edges of an "
+                f"image of shape {shape}"
             )
         num_patches = math.prod(count + 1 for count, _ in steps)
-        # All blocks together add about as much variance as there is.
+        # All blocks together add about as much variance as their input has.
         gain = (2 * depth) ** -0.5
         key_embed, key_dense, key = jax.random.split(key, 3)
         self.embed = Linear(patch_size**2 * shape[2], width, key=key_embed)
@@ -115,7 +130,17 @@ class MixerEncoder(eqx.Module):
 
     @checked
     def __call__(self, image: Image) -> Float[Array, " features"]:
-        """The features of one image: floating-point values as they are, bytes divided by 255."""
+        """The features of one image. Use `jax.vmap` for a batch.
+
+        **Arguments:**
+
+        - `image`: an image of the encoder's `shape`. Floating-point values are not changed; bytes (uint8) are
+          divided by 255.
+
+        **Returns:** a vector of `features` numbers.
+
+        **Raises:** `ValueError` if the image has another shape.
+        """
         check_shape("image", image, self.shape, "the encoder's `shape`: height, width, channels")
         h = jax.vmap(self.embed)(cut_patches(as_float(image), self.patch_size, self.stride))
         for block in self.blocks:

@@ -1,4 +1,4 @@
-"""Normalisation that knows no batch."""
+"""Normalisation within one example, without a batch."""
 
 import equinox as eqx
 import jax
@@ -9,19 +9,33 @@ from .._types import Real, check_number, check_positive, check_shape, checked
 
 
 class GroupNorm(eqx.Module):
-    """Groups of channels brought to mean 0 and variance 1, over all places at once (Wu and He 2018, equations 1 and 2).
+    """Group normalisation: `scale (x - mean) / sqrt(variance + eps) + bias` (Wu and He 2018,
+    [arXiv:1803.08494](https://arxiv.org/abs/1803.08494), equations 1 and 2).
 
-    `scale (x - mean) / sqrt(variance + eps) + bias`. One group over one place is layer normalisation.
+    Mean and variance are taken over one group of neighbouring channels and over all pixels of one example; `scale` and
+    `bias` are trained, one number for each channel. For an input without pixels, of shape `(channels,)`, and a single
+    group this is layer normalisation.
+
+    ```python
+    import jax.numpy as jnp
+    import flowprop as fp
+
+    norm = fp.nn.GroupNorm(channels=4, group_size=2)
+    image = jnp.arange(36.0).reshape(3, 3, 4)
+    out = norm(image)
+    print(out.shape)  # (3, 3, 4)
+    print(jnp.round(out[..., :2].std(), 3))  # 1.0
+    ```
 
     **Arguments:**
 
-    - `channels`: how many, along the last axis.
-    - `group_size`: how many of them form a group.
-    - `gain`: the initial `scale` of every channel. At 0 the layer is silent until it has learned.
-    - `eps`: added to the variance.
+    - `channels`: the number of channels, on the last axis.
+    - `group_size`: the number of channels in one group, a divisor of `channels`, 16 by default.
+    - `gain`: the initial `scale` of every channel, 1 by default. With 0 the layer returns 0 until it is trained.
+    - `eps`: a positive number added to the variance, 1e-5 by default.
 
-    **Raises:** `ValueError` for a number that is not positive and finite, a `group_size` that does not divide
-    `channels` and, when called, for another number of channels.
+    **Raises:** `ValueError` if `channels`, `group_size` or `eps` is not positive, `gain` or `eps` is not finite, or
+    `group_size` does not divide `channels`.
     """
 
     scale: Float[Array, " channels"]
@@ -43,7 +57,16 @@ class GroupNorm(eqx.Module):
 
     @checked
     def __call__(self, x: Float[Array, "*places channels"]) -> Float[Array, "*places channels"]:
-        """The normalised values of one example, such as an image `(height, width, channels)`."""
+        """The normalised values of one example. Use `jax.vmap` for a batch.
+
+        **Arguments:**
+
+        - `x`: an array with the channels on its last axis, such as an image `(height, width, channels)`.
+
+        **Returns:** an array of the same shape.
+
+        **Raises:** `ValueError` if `x` has another number of channels.
+        """
         (channels,) = self.scale.shape
         check_shape("x", x, (*x.shape[:-1], channels), "the layer's `channels` come last")
         groups = x.reshape(-1, channels // self.group_size, self.group_size)

@@ -13,10 +13,11 @@ from .._types import Point, PRNGKey, Time, checked
 
 
 class Stateful(eqx.Module):
-    """A network that follows [Equinox's convention for states](https://docs.kidger.site/equinox/api/nn/stateful/).
+    """A network with a state, such as the running statistics of batch normalisation.
 
-    In training `network(t, z, x, state)` is called under `jax.vmap(..., axis_name="batch")`, and its new state becomes
-    part of the trained model. In use the network is in inference mode, and the state stays as it is.
+    The network follows [Equinox's convention for states](https://docs.kidger.site/equinox/api/nn/stateful/). During
+    training `fit` calls `network(t, z, x, state)` under `jax.vmap(..., axis_name="batch")`, and stores the new state in
+    the trained model. Everywhere else the network is in inference mode, and its state does not change.
 
     ```python
     import equinox as eqx
@@ -38,13 +39,14 @@ class Stateful(eqx.Module):
 
     network, state = eqx.nn.make_with_state(Network)(jax.random.key(0))
     flow = fp.fm_flow(fp.nn.Stateful(network, state), shape=(2,))
+    print(flow.velocity(0.5, jnp.zeros(2)).shape)  # (2,)
     ```
 
     **Arguments:**
 
-    - `network`: a callable `network(t, z, x, state)`, or `network(t, z, x, state, key=key)`, on one example. It
-      returns its output and the new state.
-    - `state`: its state, made by `equinox.nn.make_with_state`.
+    - `network`: a callable `network(t, z, x, state)` or `network(t, z, x, state, key=key)` on one example. It returns
+      the pair `(output, new_state)`.
+    - `state`: the network's initial state, made by `equinox.nn.make_with_state`.
     """
 
     network: Callable[..., tuple[Array, eqx.nn.State]]
@@ -53,20 +55,39 @@ class Stateful(eqx.Module):
     @checked
     def __init__(self, network: Callable[..., tuple[Array, eqx.nn.State]], state: PyTree) -> None:
         self.network = network
-        # Gradients do not flow into a state; the optimiser and the running average leave it alone.
+        # Frozen: no gradient flows into a state, and neither the optimiser nor the running average changes it.
         self.state = jax.tree.map(lambda leaf: Frozen(leaf) if eqx.is_array(leaf) else leaf, state)
 
     @property
     def has_state(self) -> bool:
-        """True: training updates the state."""
+        """`True`, because training updates the state."""
         return True
 
     def __call__(self, t: Time, z: Point, x: PyTree = None) -> Array:
-        """The output of one example, in use."""
+        """The output for one example in inference mode. Use `jax.vmap` for a batch.
+
+        **Arguments:**
+
+        - `t`: the time in [0, 1], a number or a scalar array.
+        - `z`: the point.
+        - `x`: the condition, or `None`.
+
+        **Returns:** the network's output, without its state.
+        """
         return eqx.nn.inference_mode(self.network)(t, z, x, self._plain_state)[0]
 
     def in_training(self, t: Time, z: Point, x: PyTree, *, key: PRNGKey) -> tuple[Any, PyTree]:
-        """The output of one example of a batch, and the new state."""
+        """The output for one example of a batch during training, and the new state.
+
+        **Arguments:**
+
+        - `t`: the time in [0, 1], a number or a scalar array.
+        - `z`: the point.
+        - `x`: the condition, or `None`.
+        - `key`: a typed key; the network receives it if it has an argument `key`.
+
+        **Returns:** the pair of the network's output and its new state, whose arrays are [`flowprop.Frozen`][].
+        """
         options = {"key": key} if "key" in inspect.signature(self.network).parameters else {}
         output, state = self.network(t, z, x, self._plain_state, **options)
         return output, jax.tree.map(lambda leaf: Frozen(leaf) if eqx.is_array(leaf) else leaf, state)

@@ -1,4 +1,4 @@
-"""Random changes of images against NumPy's slicing, flipping, turning and rolling."""
+"""Augmentations against slicing, flipping, rotating and rolling with NumPy."""
 
 import itertools
 
@@ -24,7 +24,7 @@ STEPS = {
 
 
 def an_image(shape=(6, 5, 2)):
-    """Every pixel differs from every other and from zero."""
+    """An image in which all pixels differ from each other and from zero."""
     return np.random.default_rng(0).permutation(np.arange(1, np.prod(shape) + 1)).astype(np.uint8).reshape(shape)
 
 
@@ -37,14 +37,14 @@ def draws(step, image, key, n=NUM_KEYS):
 
 
 def counts(results, outcomes):
-    """How often each outcome came; they must account for every result."""
+    """The number of results equal to each outcome. Every result must equal exactly one outcome."""
     same = np.stack([np.all(results == outcome, axis=(1, 2, 3)) for outcome in outcomes])
     np.testing.assert_array_equal(same.sum(axis=0), 1)
     return same.sum(axis=1)
 
 
 def assert_equally_often(times):
-    """Within five standard deviations, which one of a hundred outcomes exceeds with probability 6e-5."""
+    """All counts agree within five standard deviations; one of a hundred exceeds them with probability 6e-5."""
     p = 1 / len(times)
     assert np.abs(times - p * times.sum()).max() <= 5 * np.sqrt(p * (1 - p) * times.sum())
 
@@ -59,12 +59,12 @@ def test_crops_are_the_padded_image_at_every_offset(padding, key):
     assert_equally_often(counts(draws(fp.data.RandomCrop(padding), image, key), crops))
 
 
-def test_flips_are_half(key):
+def test_half_of_the_images_are_flipped(key):
     image = an_image()
     assert_equally_often(counts(draws(fp.data.RandomFlip(), image, key), [image, np.flip(image, axis=1)]))
 
 
-def test_steps_follow_one_another_with_keys_of_their_own(key):
+def test_steps_are_applied_in_order_with_different_keys(key):
     def twice(image, *, key):
         return 2 * image
 
@@ -73,13 +73,13 @@ def test_steps_follow_one_another_with_keys_of_their_own(key):
     results = draws(fp.data.Augmentation(flip, lambda image, *, key: image.at[0].set(0), twice, flip), image, key)
     expected = 2 * image
     expected[0] = 0
-    # One key for both flips would give the image as it was, always.
+    # With one key for both flips, the image would never change.
     assert_equally_often(counts(results, [expected, np.flip(expected, axis=1)]))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("step", STEPS)
-def test_shape_and_type_stay_and_the_key_decides(step, dtype, key):
+def test_shape_and_dtype_do_not_change_and_the_key_decides(step, dtype, key):
     image = an_image().astype(dtype)
     change = jax.jit(step_on(STEPS[step], image))
     first, second, *others = map(change, [key, key, *jax.random.split(key, 8)])
@@ -88,7 +88,7 @@ def test_shape_and_type_stay_and_the_key_decides(step, dtype, key):
     assert all(np.array_equal(first, other) for other in others) == (step == "none")
 
 
-# Bilinear interpolation, where it has nothing to interpolate
+# Bilinear interpolation at whole pixels, where it must be exact
 
 TURN = {"zero": (0.0, 0), "quarter": (np.pi / 2, 1), "half": (np.pi, 2), "clockwise": (-np.pi / 2, -1)}
 transformed = jax.jit(affine)
@@ -101,7 +101,7 @@ def test_quarter_turns(size, turn, dtype):
     angle, quarters = TURN[turn]
     image = an_image((size, size, 3)).astype(dtype)
     result = transformed(image, jnp.asarray(angle), jnp.ones(()), jnp.zeros(2))
-    # Coordinates are right to some 1e-6 pixels, and neighbours differ by up to 150.
+    # Coordinates have errors of some 1e-6 pixels, and neighbours differ by up to 150.
     np.testing.assert_allclose(result, np.rot90(image, quarters), atol=0 if dtype == np.uint8 else 1e-3)
 
 
@@ -115,7 +115,7 @@ def test_shifts_by_whole_pixels(shift, dtype):
 
 
 def test_between_pixels():
-    """Half a pixel to the right is the mean of neighbours, rounded, with zeros beyond the edge."""
+    """A shift by half a pixel gives the rounded mean of two neighbours, with zeros outside of the image."""
     image = an_image((6, 7, 3))
     left = np.pad(image, ((0, 0), (1, 0), (0, 0)))[:, :-1]
     result = transformed(image, jnp.zeros(()), jnp.ones(()), jnp.asarray([0.0, 0.5]))
@@ -124,7 +124,7 @@ def test_between_pixels():
 
 
 def test_scale_enlarges_about_the_centre():
-    """A linear image stays linear, with a third of the slope; nine times the pixels come from within."""
+    """With a scale of 3, a linear image stays linear, with a third of the slope."""
     row, column = np.meshgrid(np.arange(7.0), np.arange(9.0), indexing="ij")
     image = (10 + row + 5 * column)[..., None].astype(np.float32)
     result = transformed(image, jnp.zeros(()), jnp.asarray(3.0), jnp.zeros(2))
@@ -132,7 +132,7 @@ def test_scale_enlarges_about_the_centre():
 
 
 def test_affine_draws_fill_their_ranges(key):
-    """Of a linear image, the values at the centre and beside it tell angle, scale and shift."""
+    """Angle, scale and shift are computed from the values of a linear image at and near its centre."""
     row, column = np.meshgrid(np.arange(-10.0, 11), np.arange(-10.0, 11), indexing="ij")
     image = np.stack([row, column], axis=-1).astype(np.float32)
     step = fp.data.RandomAffine(degrees=30, scale=(0.8, 1.2), translate=3)
@@ -147,7 +147,7 @@ def test_affine_draws_fill_their_ranges(key):
     for values in draws_of:
         assert np.abs(values).max() < 1 + 1e-4
         assert_equally_often(np.histogram(values, bins=8, range=(-1 - 1e-4, 1 + 1e-4))[0])
-    # Drawn apart: correlations vary by 1 / sqrt(n).
+    # Independent draws: the standard deviation of a correlation is 1 / sqrt(n).
     assert np.abs(np.corrcoef(draws_of) - np.eye(4)).max() < 5 / np.sqrt(NUM_KEYS)
 
 
@@ -170,7 +170,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_named(case):
+def test_wrong_arguments_are_refused(case):
     make, kind, words = WRONG[case]
     with pytest.raises(kind, match=words):
         make()

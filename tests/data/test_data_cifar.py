@@ -1,4 +1,4 @@
-"""CIFAR's files: read from a folder, from the archive or downloaded, and every way in which they can be wrong."""
+"""The files of CIFAR-10 and CIFAR-100: read from a folder or an archive, downloaded, and all kinds of wrong files."""
 
 import contextlib
 import functools
@@ -28,7 +28,7 @@ ALL = pytest.mark.parametrize("which", LOAD)
 
 
 def images_and_labels(which):
-    """For each file of the data set."""
+    """Random images and labels for each file of the data set."""
     random = np.random.default_rng(0)
     return {
         name: (random.integers(0, 256, (3, 32, 32, 3), np.uint8), random.integers(0, int(which), 3))
@@ -37,7 +37,7 @@ def images_and_labels(which):
 
 
 def files(which):
-    """The same in the binary format, written pixel by pixel as its description reads."""
+    """The same images and labels in the binary format, written byte by byte from its description."""
     result = {}
     for name, (images, labels) in images_and_labels(which).items():
         content = io.BytesIO()
@@ -51,7 +51,7 @@ def files(which):
 
 
 def archive(contents):
-    """A compressed archive of files, and of something beside them."""
+    """A compressed archive of the given files and of one unrelated file."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w:gz") as tar:
         for name, data in {"readme.html": b"<html>", **contents}.items():
@@ -85,7 +85,7 @@ def write(folder, contents):
 
 @pytest.fixture(autouse=True)
 def isolated(tmp_path, monkeypatch):
-    """Nothing is found but what a test puts there."""
+    """No data and no mirrors except those that a test provides."""
     monkeypatch.delenv("FLOWPROP_DATA", raising=False)
     monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path / "cache" / name)
     monkeypatch.setattr(_cifar, "MIRRORS", ())
@@ -133,7 +133,7 @@ def test_variable(which, layout, tmp_path, monkeypatch):
         LOAD[which](tmp_path / "elsewhere")
 
 
-def test_both_in_one_folder(tmp_path):
+def test_both_data_sets_in_one_folder(tmp_path):
     flat("10", tmp_path)
     flat("100", tmp_path)
     for which, load in LOAD.items():
@@ -151,7 +151,7 @@ def test_missing_file(which, layout, tmp_path, monkeypatch):
     for given in (None, root):
         with pytest.raises(FileNotFoundError, match=rf"{place} lacks {name}: put cifar-{which}-binary.*FLOWPROP_DATA"):
             LOAD[which](given)
-    # An archive beside an incomplete folder serves.
+    # An archive next to an incomplete folder is used.
     packed(which, root)
     assert_same(which, LOAD[which]())
 
@@ -171,7 +171,7 @@ GOOD = {which: files(which) for which in LOAD}
 BATCH, TEST = GOOD["10"]["data_batch_3.bin"], GOOD["100"]["test.bin"]
 DAMAGE = {
     "empty": ("10", "data_batch_3.bin", b"", "holds 0 bytes where records of 3073"),
-    "truncated": ("10", "data_batch_3.bin", BATCH[:-1], "holds 9218 bytes where records of 3073 .* cut short"),
+    "truncated": ("10", "data_batch_3.bin", BATCH[:-1], "holds 9218 bytes where records of 3073 .* incomplete"),
     "over-long": ("100", "test.bin", TEST + b"\0", "holds 9223 bytes where records of 3074"),
     "label": ("10", "data_batch_3.bin", BATCH[:3073] + b"\x0a" + BATCH[3074:], "label 10 in record 1 where 0 to 9 are"),
     "coarse label": ("100", "test.bin", b"\x14" + TEST[1:], "label 20 in record 0 where 0 to 19"),
@@ -188,22 +188,22 @@ def test_wrong_file(damage, compressed, tmp_path):
     if compressed:
         members = {f"{OFFICIAL[which][0]}/{name}": content for name, content in contents.items()}
         contents = {DATASETS[which].archive: archive(members)}
-    with pytest.raises(ValueError, match=rf"{tmp_path}.*{name} .*{words}.*get it again"):
+    with pytest.raises(ValueError, match=rf"{tmp_path}.*{name} .*{words}.*download it again"):
         LOAD[which](write(tmp_path, contents))
 
 
 CIFAR10 = official_archive("10")
 DAMAGED_ARCHIVES = {
-    "empty": (b"", "is a damaged archive, or none"),
-    "page": (b"<!DOCTYPE html>" * 100, "is a damaged archive, or none"),
+    "empty": (b"", "is a damaged archive, or no archive"),
+    "page": (b"<!DOCTYPE html>" * 100, "is a damaged archive, or no archive"),
     "half": (CIFAR10[: len(CIFAR10) // 2], "is a damaged or incomplete gzip file"),
     "changed byte": (
         CIFAR10[:-2000] + bytes([CIFAR10[-2000] ^ 1]) + CIFAR10[-1999:],
         "is a damaged or incomplete gzip",
     ),
-    "half tar": (gzip.compress(gzip.decompress(CIFAR10)[:30000]), "is a damaged archive, or none|holds no file"),
-    "cifar-100": (official_archive("100"), "holds no file cifar-10-batches-bin/data_batch_1.bin: is it another"),
-    "no folder": (archive(GOOD["10"]), "holds no file cifar-10-batches-bin/data_batch_1.bin: is it another"),
+    "half tar": (gzip.compress(gzip.decompress(CIFAR10)[:30000]), "is a damaged archive, or no archive|holds no file"),
+    "cifar-100": (official_archive("100"), "holds no file cifar-10-batches-bin/data_batch_1.bin: check"),
+    "no folder": (archive(GOOD["10"]), "holds no file cifar-10-batches-bin/data_batch_1.bin: check"),
 }
 
 
@@ -211,13 +211,13 @@ DAMAGED_ARCHIVES = {
 def test_wrong_archive(damage, tmp_path):
     content, words = DAMAGED_ARCHIVES[damage]
     root = write(tmp_path, {"cifar-10-binary.tar.gz": content})
-    with pytest.raises(ValueError, match=rf"{root}/cifar-10-binary.tar.gz .*({words}).*[gG]et it again"):
+    with pytest.raises(ValueError, match=rf"{root}/cifar-10-binary.tar.gz .*({words})"):
         fp.data.cifar10(root)
 
 
 @pytest.mark.parametrize("kind", [tarfile.DIRTYPE, tarfile.SYMTYPE])
-def test_no_file_in_the_archive(kind, tmp_path):
-    """A folder, and a link to itself, under a file's name."""
+def test_no_regular_file_in_the_archive(kind, tmp_path):
+    """The archive has a folder, or a link to itself, with the name of a file."""
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w:gz") as tar:
         member = tarfile.TarInfo("cifar-100-binary/train.bin")
@@ -250,7 +250,7 @@ def served(folder):
 
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):
-    """The folder of a server on this machine that has both archives, with their digests known."""
+    """The folder of a local server that has both archives. Their digests replace the published ones."""
     folder = tmp_path / "served"
     for which, name in {"10": "CIFAR10", "100": "CIFAR100"}.items():
         content = official_archive(which)
@@ -278,8 +278,8 @@ def test_download_once(which, mirror, tmp_path, monkeypatch, capfd):
 
 
 @pytest.mark.parametrize("variable", ["", "mnist"])
-def test_download_where_the_variable_means_other_data(variable, mirror, tmp_path, monkeypatch):
-    """The variable serves MNIST too: a folder without any of CIFAR's files is no mistake."""
+def test_download_if_the_variable_names_a_folder_of_other_data(variable, mirror, tmp_path, monkeypatch):
+    """The variable is used for MNIST too, so a folder without any CIFAR file is not an error."""
     write(tmp_path / "mnist", {"train-images-idx3-ubyte": b"", "data_batch_1": b""})
     monkeypatch.setenv("FLOWPROP_DATA", variable and str(tmp_path / variable))
     assert_same("10", fp.data.cifar10())
@@ -293,15 +293,19 @@ def test_damaged_cache_is_replaced(mirror, tmp_path):
 
 
 def test_wrong_content(mirror, tmp_path):
-    """Even a whole archive, if its digest is another."""
+    """A complete archive is refused if its digest differs."""
     write(mirror, {"cifar-10-binary.tar.gz": archive({"other": b""})})
-    with pytest.raises(ConnectionError, match=r"(?s)no mirror gave cifar-10.*has the MD5 digest .*put .*FLOWPROP"):
+    with pytest.raises(
+        ConnectionError, match=r"(?s)cifar-10.*cannot be downloaded.*has the MD5 digest .*put .*FLOWPROP"
+    ):
         fp.data.cifar10()
     assert cached(tmp_path) == []
 
 
 def test_no_network():
-    with pytest.raises(ConnectionError, match=r"(?s)no mirror gave cifar-100-binary.tar.gz.*put cifar-100.*`root`"):
+    with pytest.raises(
+        ConnectionError, match=r"(?s)cifar-100-binary.tar.gz cannot be downloaded.*put cifar-100.*`root`"
+    ):
         fp.data.cifar100()
 
 

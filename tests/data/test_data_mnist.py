@@ -1,4 +1,4 @@
-"""Files of images: read from a folder or downloaded, and every way in which they can be wrong."""
+"""The files of MNIST: read from a folder, downloaded, and all kinds of wrong files; the digits of scikit-learn."""
 
 import contextlib
 import errno
@@ -45,7 +45,7 @@ def assert_same(loaded):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A good set of files, compressed, in a place where nothing else will be found."""
+    """A folder with a correct set of compressed files; there are no other data and no mirrors."""
     monkeypatch.delenv("FLOWPROP_DATA", raising=False)
     monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path / "cache" / name)
     monkeypatch.setattr(_mnist, "MIRRORS", ())
@@ -94,13 +94,17 @@ DAMAGE = {
     "empty": (TRAIN_IMAGES, b"", "is not an IDX file"),
     "page": (TRAIN_IMAGES, b"<!DOCTYPE html>", "is not an IDX file: it begins with 0x3c21444f"),
     "element type": (TRAIN_IMAGES, b"\0\0\x07\x01\0\0\0\0", "is not an IDX file"),
-    "header": (TRAIN_IMAGES, idx(GOOD[TRAIN_IMAGES])[:9], "is cut short: its header needs 16 bytes, and there are 9"),
+    "header": (
+        TRAIN_IMAGES,
+        idx(GOOD[TRAIN_IMAGES])[:9],
+        "is too short: its header needs 16 bytes, and the file has 9",
+    ),
     "truncated": (
         TRAIN_IMAGES,
         idx(GOOD[TRAIN_IMAGES])[:-1],
-        r"is cut short: its shape \(8, 28, 28\) needs 6288 bytes",
+        r"is too short: its shape \(8, 28, 28\) needs 6288 bytes",
     ),
-    "over-long": (TEST_LABELS, idx(GOOD[TEST_LABELS]) + b"\0", r"is too long: .* needs 12 bytes, and there are 13"),
+    "over-long": (TEST_LABELS, idx(GOOD[TEST_LABELS]) + b"\0", r"is too long: .* needs 12 bytes, and the file has 13"),
     "half gzip": (TRAIN_IMAGES, gzip.compress(idx(GOOD[TRAIN_IMAGES]))[:-500], "is a damaged or incomplete gzip file"),
     "bad gzip": (
         TRAIN_IMAGES,
@@ -111,7 +115,7 @@ DAMAGE = {
     "swapped": (
         TRAIN_IMAGES,
         idx(GOOD[TRAIN_LABELS]),
-        r"holds uint8 of shape \(8,\) where images, .* are needed: is it",
+        r"holds uint8 of shape \(8,\) where images, .* are needed: check",
     ),
     "swapped labels": (TEST_LABELS, idx(GOOD[TEST_IMAGES]), r"holds uint8 of shape \(4, 28, 28\) where labels"),
     "real pixels": (TEST_IMAGES, idx(GOOD[TEST_IMAGES].astype(np.float32)), "holds float32 of shape"),
@@ -170,7 +174,8 @@ def served(folder):
 
 @pytest.fixture
 def mirror(folder, monkeypatch):
-    """The files served on this machine, with their digests known; nothing is at the first of the two mirrors."""
+    """A local server with the files, as the second of two mirrors; the first has none. Their digests replace the
+    published ones."""
     monkeypatch.setattr(_mnist, "DIGESTS", {name: hashlib.sha256(idx(a)).hexdigest() for name, a in arrays().items()})
     with served(folder) as address:
         monkeypatch.setattr(_mnist, "MIRRORS", (f"{address}nothing/", address))
@@ -216,7 +221,9 @@ def test_damaged_cache_is_replaced(mirror, folder):
 )
 def test_wrong_content(mirror, folder, content, words):
     (folder / f"{TRAIN_IMAGES}.gz").write_bytes(content)
-    with pytest.raises(ConnectionError, match=rf"(?s)no mirror gave {TRAIN_IMAGES}.*404.*{words}.*put .*FLOWPROP_DATA"):
+    with pytest.raises(
+        ConnectionError, match=rf"(?s){TRAIN_IMAGES}.gz cannot be downloaded.*404.*{words}.*put .*FLOWPROP_DATA"
+    ):
         fp.data.mnist()
     assert cached(folder) == []
 
@@ -235,7 +242,9 @@ def test_no_network(mirror, folder, monkeypatch):
     with served(folder) as gone:
         pass
     monkeypatch.setattr(_mnist, "MIRRORS", (gone, gone))
-    with pytest.raises(ConnectionError, match=rf"(?s)no mirror gave {TRAIN_IMAGES}.*put {TRAIN_IMAGES}.*`root`"):
+    with pytest.raises(
+        ConnectionError, match=rf"(?s){TRAIN_IMAGES}.gz cannot be downloaded.*put {TRAIN_IMAGES}.*`root`"
+    ):
         fp.data.mnist()
     assert cached(folder) == []
 
@@ -247,7 +256,9 @@ def test_full_disk(mirror, folder, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(pathlib.Path, "write_bytes", write_half)
-    with pytest.raises(OSError, match=rf"cannot save .*{TRAIN_IMAGES}.gz: No space left.*put .*FLOWPROP_DATA") as error:
+    with pytest.raises(
+        OSError, match=rf"{TRAIN_IMAGES}.gz cannot be saved: No space left.*put .*FLOWPROP_DATA"
+    ) as error:
         fp.data.mnist()
     assert error.value.errno == errno.ENOSPC
     assert cached(folder) == []
@@ -255,7 +266,7 @@ def test_full_disk(mirror, folder, monkeypatch):
 
 def test_unwritable_cache(mirror, folder):
     (folder.parent / "cache").write_text("a file where a folder should be")
-    with pytest.raises(OSError, match=r"(?s)cannot save .*; put "):
+    with pytest.raises(OSError, match=r"(?s) cannot be saved: .*; put "):
         fp.data.mnist()
 
 
@@ -265,7 +276,7 @@ def test_without_pooch(folder, monkeypatch):
         fp.data.mnist()
 
 
-# The real ones
+# The real data
 
 
 def test_digits():

@@ -1,4 +1,4 @@
-"""Every toy density against its own samples, a grid, and formulas written independently."""
+"""Every toy density against its own samples, against sums over a grid, and against independent formulas."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ NUM_SAMPLES = 20_000
 
 
 class Case:
-    """A density, its samples, and its values at them and on a grid, whose cells no edge of the checkerboard cuts."""
+    """A density, its samples, and its values at the samples and on a grid. No edge of the checkerboard cuts a cell."""
 
     def __init__(self, name):
         constructor, self.function, self.arguments = DENSITIES[name]
@@ -57,7 +57,7 @@ def case(request):
 
 
 def assert_mean(values, expected):
-    """Within 4.5 standard errors: of these 60 comparisons one fails by chance for one key in 2,500."""
+    """Means agree within 4.5 standard errors: one of these 60 comparisons fails by chance for one key in 2,500."""
     values = np.asarray(values, np.float64)
     error = values.std(axis=0) / np.sqrt(len(values))
     np.testing.assert_array_less(np.abs(values.mean(axis=0) - expected), 4.5 * error + 1e-5)
@@ -92,24 +92,24 @@ def test_labels_have_the_class_densities(case):
     assert_mean(given, -entropy(case.class_mass * case.priors, case.class_log_prob))
 
 
-def test_bayes_classify_is_as_right_as_can_be(case):
+def test_bayes_classify_has_the_highest_accuracy(case):
     best = np.sum(np.max(case.class_mass * case.priors, axis=1))
     assert_mean(case.classified == case.labels, best)
 
 
-def test_functions_draw_the_same(case):
+def test_functions_draw_the_same_samples(case):
     points, labels = case.function(NUM_SAMPLES, *case.arguments, key=jax.random.key(1))
     np.testing.assert_array_equal(points, case.points)
     np.testing.assert_array_equal(labels, case.labels)
     assert not np.array_equal(points, case.density.sample(NUM_SAMPLES, key=jax.random.key(2))[0])
 
 
-def test_nothing_to_train(case):
+def test_a_density_has_no_parameters(case):
     assert jax.tree.leaves(case.density) == []
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_types(case, dtype, x64):
+def test_dtypes(case, dtype, x64):
     z = jax.ShapeDtypeStruct((3, 2), dtype)
     assert jax.eval_shape(case.density.log_prob, z).dtype == dtype
     assert jax.eval_shape(case.density.class_log_prob, z).dtype == dtype
@@ -151,7 +151,7 @@ def test_two_moons_against_a_trapezoid(noise, x64):
     points = np.array([[1.0, 0.0], [0.0, 1.02], [0.5, 0.25], [-1.1, -0.1], [1.5, -0.3], [2.05, 0.55]])
     expected = [[trapezoid(z, m, lambda a: np.full_like(a, 1 / np.pi), np.pi, noise) for m in moons] for z in points]
     computed = np.asarray(fp.data.TwoMoons(noise).class_log_prob(points))
-    near = np.array(expected) > -50  # farther out the trapezoid is not good to 1e-6
+    near = np.array(expected) > -50  # below this the error of the trapezoid rule exceeds 1e-6
     assert near.any()
     np.testing.assert_allclose(computed[near], np.array(expected)[near], atol=1e-6)
 
@@ -166,18 +166,18 @@ def test_spirals_against_a_trapezoid(x64):
     np.testing.assert_allclose(computed[near], np.array(expected)[near], atol=1e-6)
 
 
-def test_moons_are_those_of_scikit_learn():
+def test_the_moons_are_those_of_scikit_learn():
     from sklearn.datasets import make_moons
 
     points, labels = make_moons(200, noise=None)
     density = fp.data.TwoMoons(0.02)
     np.testing.assert_array_equal(density.bayes_classify(points), labels)
-    # On a straight line the density would be 1/(pi sqrt(2 pi) noise), and half of that at an end.
+    # On a straight line the density would be 1/(pi sqrt(2 pi) noise), and half of that at its ends.
     given = np.take_along_axis(np.asarray(density.class_log_prob(points)), labels[:, None], axis=1)
     np.testing.assert_allclose(np.median(given), -np.log(np.pi * np.sqrt(2 * np.pi) * 0.02), atol=0.01)
 
 
-def test_s_curve_is_that_of_scikit_learn():
+def test_the_s_curve_is_that_of_scikit_learn():
     from sklearn.datasets import make_s_curve
 
     points, place = make_s_curve(500, noise=0, random_state=0)
@@ -239,7 +239,7 @@ def test_isotropic_mixture_is_the_eight_gaussians():
 
 @pytest.mark.parametrize("method", ["log_prob", "class_log_prob", "bayes_classify"])
 @pytest.mark.parametrize("z", [np.zeros((4, 3)), np.zeros(()), np.zeros((4, 2), np.int32)])
-def test_wrong_points_are_named(method, z):
+def test_wrong_points_are_refused(method, z):
     with pytest.raises((ValueError, TypeError), match=r"(?s)`z` has shape \(4, 3\) where \(\.\.\., 2\)|`z` is an?"):
         getattr(fp.data.TwoMoons(), method)(z)
 
@@ -259,17 +259,17 @@ def test_wrong_points_are_named(method, z):
         (lambda: fp.data.GaussianMixture([[0.0]], [[[1.0]]], [0.0]), r"`weights` are \[0.0\] where positive"),
         (lambda: fp.data.GaussianMixture([[0.0]], [[[1.0]]], [0.5, 0.5]), r"`weights` has shape \(2,\) where \(1,\)"),
         (lambda: fp.data.GaussianMixture.isotropic([[0.0]], [1.0, 2.0]), r"`stds` has shape \(2,\) where \(1,\)"),
-        (lambda: fp.data.two_moons(-1, key=jax.random.key(0)), "`n` is -1"),
+        (lambda: fp.data.two_moons(-1, key=jax.random.key(0)), "`n` is -1: give"),
         (lambda: fp.data.two_moons(1.5, key=jax.random.key(0)), "`n` is 1.5"),
         (lambda: fp.data.two_moons(1, key=jnp.zeros(2, jnp.uint32)), "`key` is"),
     ],
 )
-def test_wrong_arguments_are_named(make, words):
+def test_wrong_arguments_are_refused(make, words):
     with pytest.raises((ValueError, TypeError), match=rf"(?s){words}"):
         make()
 
 
-def test_import_is_light():
+def test_the_import_loads_no_heavy_package():
     heavy = "{'pooch', 'sklearn', 'matplotlib', 'requests', 'scipy.stats'}"
     program = f"import sys, flowprop.data; print(*({heavy} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""Networks: shapes, conditions, gradients, and layers against direct computations."""
+"""Networks: shapes, conditions and gradients. Features and layers against direct computations."""
 
 import functools
 
@@ -51,13 +51,13 @@ call = eqx.filter_jit(lambda network, t, z, x: network(t, z, x))
 
 @pytest.mark.parametrize("name", NETWORKS)
 class TestNetworks:
-    def test_the_output_has_its_shape_and_every_parameter_a_gradient(self, name):
+    def test_the_output_has_the_right_shape_and_every_parameter_a_gradient(self, name):
         make, shape, x, out_shape = NETWORKS[name]
 
         @eqx.filter_jit
         @functools.partial(eqx.filter_grad, has_aux=True)
         def gradient(network):
-            # Some points, for a unit may rest at one.
+            # Several points, because the gradient of a unit may be 0 at one of them.
             outputs = jax.vmap(lambda t, z: network(t, z, x))(jnp.linspace(0.2, 0.9, 4), draw(4, *shape))
             return jnp.sum(jnp.square(outputs - 1)), outputs
 
@@ -73,7 +73,7 @@ class TestNetworks:
 
 @pytest.mark.parametrize("make", [nn.MLP, nn.ConcatSquashMLP])
 class TestPerceptrons:
-    def test_time_point_and_condition_matter(self, make):
+    def test_the_output_depends_on_time_point_and_condition(self, make):
         network = make((2,), 1, **SMALL)
         base = call(network, jnp.asarray(0.3), jnp.zeros(2), jnp.zeros(1))
         for t, z, x in ((0.7, 0.0, 0.0), (0.3, 1.0, 0.0), (0.3, 0.0, 1.0)):
@@ -85,7 +85,7 @@ class TestPerceptrons:
         network = jax.tree.map(lambda a: a.astype(jnp.float64) if eqx.is_array(a) else a, single)
         double = call(network, jnp.asarray(0.3), draw(2), jnp.ones(1))
         assert double.dtype == jnp.float64
-        # A network kept in single precision takes points in double, as an exact likelihood gives them.
+        # A network in single precision accepts points in double precision, which an exact likelihood uses.
         mixed = call(single, jnp.asarray(0.3), draw(2), jnp.ones(1))
         assert mixed.dtype == jnp.float64
         np.testing.assert_allclose(mixed, double, rtol=1e-4, atol=1e-6)
@@ -96,7 +96,7 @@ class TestPerceptrons:
         pairs = zip(one.layers, other.layers, strict=True)
         assert all(np.all(np.asarray(a.weight) != np.asarray(b.weight)) for a, b in pairs)
 
-    def test_layers_have_weights_of_their_own(self, make):
+    def test_layers_have_different_weights(self, make):
         network = make((6,), width=6, depth=3, key=KEY)
         assert np.all(np.asarray(network.layers[1].weight) != np.asarray(network.layers[2].weight))
 
@@ -105,16 +105,16 @@ class TestPerceptrons:
         t, z, x = jnp.linspace(0.1, 0.9, 5), draw(5, 2), draw(5, 1)
         batched = jax.jit(jax.vmap(network))(t, z, x)
         one_by_one = np.stack([call(network, t[i], z[i], x[i]) for i in range(5)])
-        # A product with a matrix adds up in another order than one with a vector.
+        # A product of two matrices adds in another order than a product of a matrix and a vector.
         np.testing.assert_allclose(batched, one_by_one, rtol=1e-4, atol=1e-6)
 
     @pytest.mark.parametrize("z", [(3,), (), (1, 2)])
-    def test_a_point_of_another_shape_is_refused(self, make, z):
+    def test_a_point_of_the_wrong_shape_is_refused(self, make, z):
         with pytest.raises(ValueError, match=r"`z` has shape .* where \(2,\) is needed.*`jax.vmap`"):
             make((2,), 1, **SMALL)(0.5, jnp.zeros(z), jnp.zeros(1))
 
     @pytest.mark.parametrize("x", [None, np.zeros(2, np.float32), (1.0, 2.0)])
-    def test_a_condition_of_another_size_is_refused(self, make, x):
+    def test_a_condition_of_the_wrong_size_is_refused(self, make, x):
         with pytest.raises(ValueError, match=r"`x` has shape .* where \(1,\) is needed.*`condition_size`"):
             make((2,), 1, **SMALL)(0.5, jnp.zeros(2), x)
 
@@ -126,8 +126,8 @@ class TestPerceptrons:
             make(**({"shape": (2,), "key": KEY} | wrong))
 
 
-def test_an_mlp_begins_near_zero():
-    """A flow that hardly moves: outputs of 0.1 where inputs are of 1."""
+def test_an_untrained_mlp_returns_values_near_zero():
+    """For inputs of standard deviation 1 the outputs have about 0.1, so that the flow hardly moves a point."""
     network = nn.MLP((4,), width=64, depth=3, key=KEY)
     out = jax.jit(jax.vmap(network))(jnp.linspace(0, 1, 200), draw(200, 4))
     assert 0.02 < float(jnp.std(out)) < 0.3
@@ -142,8 +142,8 @@ class TestTimeFeatures:
         assert features.size == 9
         np.testing.assert_allclose(features(t), wanted, rtol=1e-12)
 
-    def test_any_two_times_are_told_apart(self):
-        """On a grid of 1,001 times, by far more than rounding."""
+    def test_any_two_times_have_different_features(self):
+        """On a grid of 1,001 times the difference is far larger than rounding."""
         features = nn.SinusoidalFeatures()
         assert features.max_frequency > 1.0
         values = np.asarray(jax.jit(jax.vmap(features))(jnp.linspace(0, 1, 1001)), np.float64)[:, 1:]
@@ -153,7 +153,7 @@ class TestTimeFeatures:
         # Neighbours differ by 0.001 periods of 8: by 0.05 in that feature alone.
         assert np.sqrt(np.min(gaps)) > 0.05
 
-    def test_the_highest_frequency_turns_more_than_once(self):
+    def test_the_highest_frequency_has_8_periods(self):
         features = nn.SinusoidalFeatures()
         cosine = np.asarray(jax.jit(jax.vmap(features))(jnp.linspace(0, 1, 1001)))[:, features.num_frequencies]
         assert np.sum(np.diff(np.sign(cosine)) != 0) == 16  # twice in each of its 8 periods
@@ -172,7 +172,7 @@ class TestTimeFeatures:
             ((2, 2.0, np.nan), "`max_frequency` is nan"),
         ],
     )
-    def test_ranges_that_do_not_rise_are_refused(self, arguments, message):
+    def test_wrong_ranges_are_refused(self, arguments, message):
         with pytest.raises(ValueError, match=message):
             nn.SinusoidalFeatures(*arguments)
 
@@ -190,7 +190,7 @@ class TestFourierFeatures:
     def test_frequencies_are_normal_and_frozen(self):
         features = nn.FourierFeatures(4, 500, scale=3.0, key=KEY)
         frequencies = np.asarray(features.frequencies.array)
-        # 2,000 of standard deviation 3: 4 standard errors of mean and deviation.
+        # 2,000 numbers of standard deviation 3: 4 standard errors of the mean and of the standard deviation.
         assert abs(np.mean(frequencies)) < 4 * 3 / np.sqrt(2000)
         assert abs(np.std(frequencies) - 3) < 4 * 3 / np.sqrt(4000)
         assert not any(jax.tree.leaves(fp.trainable(features)))
@@ -225,7 +225,7 @@ class TestPositionalFeatures:
 
 @pytest.mark.parametrize("make", [lambda: nn.FourierFeatures(2, 3, key=KEY), lambda: nn.PositionalFeatures(2)])
 @pytest.mark.parametrize("size", [1, 3])
-def test_features_of_another_size_are_refused(make, size):
+def test_features_of_a_vector_of_the_wrong_size_are_refused(make, size):
     with pytest.raises(ValueError, match=r"`z` has shape .* where \(2,\) is needed"):
         make()(jnp.zeros(size))
 
@@ -239,19 +239,19 @@ class TestLinear:
 
     def test_scale_of_the_weights(self):
         weight = np.asarray(nn.Linear(100, 100, gain=2, key=KEY).weight)
-        # 10,000 of variance 4 / 100: 4 standard errors.
+        # 10,000 numbers of variance 4 / 100: 4 standard errors.
         assert abs(np.std(weight) - 0.2) < 4 * 0.2 / np.sqrt(20_000)
 
-    def test_another_size_is_refused(self):
+    def test_a_vector_of_the_wrong_size_is_refused(self):
         with pytest.raises(ValueError, match=r"`x` has shape \(4,\) where \(3,\) is needed"):
             nn.Linear(3, 2, key=KEY)(jnp.zeros(4))
 
 
 def convolve(image, kernel, stride):
-    """By definition: each output is a sum over the window about its place, zero outside of the image."""
+    """The definition: each output is a sum over the window around its pixel, with zeros outside of the image."""
     size = kernel.shape[0]
     out_shape = [-(-side // stride) for side in image.shape[:2]]
-    # XLA's "SAME": what is missing is padded, the odd row at the end.
+    # XLA's "SAME": the padding is divided between both sides, and an odd row goes to the end.
     total = [max(0, (out - 1) * stride + size - side) for out, side in zip(out_shape, image.shape[:2], strict=True)]
     padded = np.pad(image, [*((t // 2, t - t // 2) for t in total), (0, 0)])
     out = np.zeros((*out_shape, kernel.shape[3]))
@@ -276,7 +276,7 @@ class TestConv:
         deviation = np.sqrt(2 / (9 * 16))
         assert abs(np.std(kernel) - deviation) < 4 * deviation / np.sqrt(2 * kernel.size)
 
-    def test_other_channels_are_refused(self):
+    def test_a_wrong_number_of_channels_is_refused(self):
         with pytest.raises(ValueError, match=r"`image` has shape \(4, 4, 3\) where \(n, n, 2\) is needed"):
             nn.Conv(2, 3, key=KEY)(jnp.zeros((4, 4, 3)))
 
@@ -311,7 +311,7 @@ class TestConvEncoder:
         assert features.dtype == jnp.float32
         scaled = jnp.asarray(self.IMAGE.astype(np.float32) / 255)
         np.testing.assert_allclose(features, eqx.filter_jit(encoder())(scaled), rtol=1e-5, atol=1e-6)
-        # Floating-point values are taken as they are.
+        # Floating-point values are not divided.
         assert np.any(np.abs(features - eqx.filter_jit(encoder())(255 * scaled)) > 1.0)
 
     def test_vmap_equals_a_loop(self):
@@ -328,7 +328,7 @@ class TestConvEncoder:
         assert min(float(jnp.max(jnp.abs(leaf))) for leaf in leaves) > 1e-6
 
     @pytest.mark.parametrize("shape", [(6, 8, 1), (8, 6, 3)])
-    def test_an_image_of_another_shape_is_refused(self, shape):
+    def test_an_image_of_the_wrong_shape_is_refused(self, shape):
         with pytest.raises(ValueError, match=r"`image` has shape .* where \(8, 6, 1\) is needed"):
             encoder()(jnp.zeros(shape))
 
@@ -343,6 +343,6 @@ class TestConvEncoder:
             ({"kernel_size": 0}, "kernel_size"),
         ],
     )
-    def test_sizes_that_do_not_fit_are_refused(self, wrong, name):
+    def test_wrong_sizes_are_refused(self, wrong, name):
         with pytest.raises(ValueError, match=f"`{name}`"):
             nn.ConvEncoder(**({"shape": (8, 8, 1), "key": KEY} | wrong))

@@ -1,4 +1,4 @@
-"""Networks and encoders take points of every floating type, whatever the type of their parameters."""
+"""Networks and encoders accept points of every floating-point dtype, for parameters of every dtype."""
 
 import equinox as eqx
 import jax
@@ -31,15 +31,15 @@ ENCODERS = {
     "Conv": lambda: nn.Conv(1, 2, key=KEY),
 }
 POINT = np.random.default_rng(0).standard_normal(SHAPE)
-# What is left of 1 after rounding, times the number of operations between point and output: about ten layers.
+# The rounding error relative to 1, times the number of operations between point and output: about ten layers.
 ROUNDING = {"float16": 2e-2, "bfloat16": 1.5e-1, "float32": 2e-5, "float64": 1e-6}
-# Types of parameters and point.
+# The dtypes of the parameters and of the point.
 PAIRS = [*(("float32", kind) for kind in ROUNDING), ("bfloat16", "float32"), ("float64", "float16")]
 
 
 @pytest.mark.parametrize("name", [*NETWORKS, *ENCODERS])
-def test_every_type_of_point_and_parameters(name, x64):
-    """Against the same network in double precision."""
+def test_every_dtype_of_point_and_parameters(name, x64):
+    """The output agrees with that of the same network in double precision."""
 
     def output(network, z):
         return network(jnp.asarray(0.3, z.dtype), z, jnp.ones(3, z.dtype)) if name in NETWORKS else network(z)

@@ -1,4 +1,4 @@
-"""Encoders and the networks of label flows: against NumPy, in their sizes, gradients, and stacked."""
+"""Encoders and the network of a label flow: against NumPy, their sizes, their gradients, and several stacked."""
 
 import functools
 import math
@@ -22,7 +22,7 @@ def draw(*shape, seed=0):
 
 
 def filled(make, *args, **kwargs):
-    """A module with arbitrary numbers in every array, built without a computation."""
+    """A module with arbitrary numbers in every array, built without computing initial weights."""
 
     def fill(leaf):
         return 0.1 + 0.4 * draw(*leaf.shape, seed=leaf.size) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
@@ -30,12 +30,12 @@ def filled(make, *args, **kwargs):
     return jax.tree.map(fill, eqx.filter_eval_shape(make, *args, **kwargs))
 
 
-#: As one program: faster than the many of its operations.
+#: Compiled as one program, which is faster than compiling every operation.
 call = eqx.filter_jit(lambda module, *args: module(*args))
 
 
 def smallest_gradient(module, *args):
-    """Over all parameters, the least of the largest entries, and how many parameters there are."""
+    """The largest entry of each parameter's gradient, and the smallest of these. Every parameter must have one."""
     gradient = eqx.filter_jit(eqx.filter_grad(lambda m: jnp.sum(jnp.square(jax.vmap(m)(*args) - 1))))(module)
     leaves = jax.tree.leaves(gradient)
     assert len(leaves) == len(jax.tree.leaves(eqx.filter(module, eqx.is_inexact_array)))
@@ -43,7 +43,7 @@ def smallest_gradient(module, *args):
 
 
 def group_norm(x, layer):
-    """By definition, group by group."""
+    """The definition, applied group by group."""
     x, size = np.asarray(x), layer.group_size
     groups = [x[..., start : start + size] for start in range(0, x.shape[-1], size)]
     normal = np.concatenate([(g - np.mean(g)) / np.sqrt(np.var(g) + layer.eps) for g in groups], axis=-1)
@@ -56,7 +56,7 @@ class TestGroupNorm:
         layer, x = filled(nn.GroupNorm, 6, group_size), 3 + 2 * draw(*shape)
         np.testing.assert_allclose(call(layer, x), group_norm(x, layer), rtol=1e-12, atol=1e-12)
 
-    def test_at_first_each_group_has_mean_0_and_variance_1(self):
+    def test_before_training_each_group_has_mean_0_and_variance_1(self):
         out = np.asarray(call(nn.GroupNorm(6, 3), 3 + 2 * draw(7, 5, 6)), np.float64).reshape(-1, 2, 3)
         np.testing.assert_allclose(np.mean(out, axis=(0, 2)), 0, atol=1e-5)
         np.testing.assert_allclose(np.var(out, axis=(0, 2)), 1, atol=1e-4)
@@ -72,7 +72,7 @@ class TestGroupNorm:
     @pytest.mark.parametrize(
         ("arguments", "name"), [((0, 1), "channels"), ((4, 0), "group_size"), ((4, 3), "group_size")]
     )
-    def test_sizes_that_do_not_fit_are_refused(self, arguments, name):
+    def test_wrong_sizes_are_refused(self, arguments, name):
         with pytest.raises(ValueError, match=f"`{name}` is"):
             nn.GroupNorm(*arguments)
 
@@ -90,7 +90,7 @@ class TestGroupNorm:
 
 
 def normed_conv(image, layer):
-    """Channels first, as XLA's plain convolution has them."""
+    """With the channels first, the layout of `jax.lax.conv`."""
     kernel = np.transpose(layer.conv.kernel, (3, 2, 0, 1))
     strides = (layer.conv.stride,) * 2
     out = jax.lax.conv(np.transpose(image, (2, 0, 1))[None], kernel, strides, "SAME")
@@ -115,7 +115,7 @@ class TestResidualBlock:
         assert kernels(nn.basic_block) == [(3, 3, 2, 3), (3, 3, 3, 3)]
         assert kernels(nn.bottleneck_block) == [(1, 1, 2, 3), (3, 3, 3, 3), (1, 1, 3, 12)]
 
-    def test_at_first_a_block_is_its_shortcut(self):
+    def test_before_training_a_block_is_its_shortcut(self):
         image = jnp.abs(draw(4, 4, 3))
         np.testing.assert_array_equal(call(lambda image: nn.basic_block(3, 3, key=KEY)(image), image), image)
 
@@ -140,8 +140,8 @@ class TestResNet:
         ("make", "parameters"),
         [(nn.resnet18, 11_173_962), (nn.resnet50, 23_520_842), (nn.resnet152, 58_156_618)],
     )
-    def test_as_many_parameters_as_the_published_networks(self, make, parameters):
-        """As their usual variants for CIFAR-10, whose batch norm has as many as a group norm."""
+    def test_the_number_of_parameters_is_that_of_the_published_networks(self, make, parameters):
+        """The usual variants for CIFAR-10. Batch normalisation has as many parameters as group normalisation."""
         network = eqx.filter_eval_shape(make, (32, 32, 3), 10, key=KEY)
         arrays = [leaf for leaf in jax.tree.leaves(network) if isinstance(leaf, jax.ShapeDtypeStruct)]
         assert sum(math.prod(array.shape) for array in arrays) == parameters
@@ -156,7 +156,7 @@ class TestResNet:
             shapes.append(eqx.filter_eval_shape(call, block, shapes[-1]))
         sizes = {28: 4, 14: 8, 7: 16, 4: 32}
         assert {shape.shape for shape in shapes[1:]} == {(n, n, c * expansion) for n, c in sizes.items()}
-        # Without a dense layer: the mean over all places.
+        # Without a dense layer the output is the mean over all pixels.
         image = jax.ShapeDtypeStruct((28, 28, 1), jnp.float32)
         assert eqx.filter_eval_shape(call, network, image).shape == (32 * expansion,)
 
@@ -170,7 +170,7 @@ class TestResNet:
     def test_a_gradient_reaches_every_parameter(self):
         assert smallest_gradient(resnet(), draw(4, 8, 6, 1)) > 1e-4
 
-    def test_an_image_of_another_shape_is_refused(self):
+    def test_an_image_of_the_wrong_shape_is_refused(self):
         with pytest.raises(ValueError, match=r"`image` has shape .* where \(8, 6, 1\) is needed"):
             resnet()(jnp.zeros((6, 8, 1)))
 
@@ -222,7 +222,7 @@ class TestMixerEncoder:
 
     def test_no_convolution_in_it_or_in_its_gradient(self):
         def program(encoder):
-            """With the gradient by parameters and by image."""
+            """The program of the gradient with respect to parameters and image."""
             params, static = eqx.partition(encoder, eqx.is_array)
             gradient = jax.grad(lambda p, images: jnp.sum(jax.vmap(eqx.combine(p, static))(images)), (0, 1))
             return str(jax.make_jaxpr(gradient)(params, jnp.zeros((3, *encoder.shape))))
@@ -239,13 +239,13 @@ class TestMixerEncoder:
         make = eqx.filter_jit(mixer)
         wanted = [call(make(key), image) for key, image in zip(keys, images, strict=True)]
         assert features.shape == (3, 5)
-        # Batched products add up in another order.
+        # Batched products add in another order.
         np.testing.assert_allclose(features, wanted, rtol=1e-4, atol=1e-5)
 
     def test_a_gradient_reaches_every_parameter(self):
         assert smallest_gradient(filled(mixer), draw(4, 8, 6, 2)) > 1e-4
 
-    def test_an_image_of_another_shape_is_refused(self):
+    def test_an_image_of_the_wrong_shape_is_refused(self):
         with pytest.raises(ValueError, match=r"`image` has shape .* where \(8, 6, 2\) is needed"):
             filled(mixer)(jnp.zeros((6, 8, 2)))
 
@@ -255,7 +255,7 @@ class TestMixerEncoder:
          ({"stride": 3}, "stride"), ({"patch_size": 0}, "patch_size"), ({"stride": 0}, "stride"),
          ({"width": 0}, "width"), ({"depth": 0}, "depth"), ({"features": 0}, "features")],
     )  # fmt: skip
-    def test_sizes_that_do_not_fit_are_refused(self, wrong, name):
+    def test_wrong_sizes_are_refused(self, wrong, name):
         with pytest.raises(ValueError, match=f"`{name}`"):
             nn.MixerEncoder(**({"shape": (8, 8, 1), "key": KEY} | wrong))
 
@@ -270,7 +270,7 @@ class TestLabelEncoder:
         assert len(encoder.layers) == 2
         np.testing.assert_allclose(call(encoder, z), h, rtol=1e-10)
 
-    def test_a_point_of_another_shape_is_refused(self):
+    def test_a_point_of_the_wrong_shape_is_refused(self):
         with pytest.raises(ValueError, match=r"`z` has shape \(3,\) where \(2,\) is needed.*`jax.vmap`"):
             filled(nn.LabelEncoder, (2,), 4, key=KEY)(jnp.zeros(3))
 
@@ -316,7 +316,7 @@ class TestFuseNetwork:
         one, other = jax.jit(jax.vmap(lambda z: network(0.3, z, jnp.ones(2))))(z)
         assert np.all(np.asarray(one) != np.asarray(other))
 
-    def test_any_callable_of_a_point_will_do_with_its_shape(self):
+    def test_any_callable_on_a_point_is_accepted_if_its_shape_is_given(self):
         network = filled(nn.FuseNetwork, lambda z: jnp.outer(z, z), 0, (3,), shape=(3,), **SMALL)
         time_features = nn.SinusoidalFeatures().size
         assert network.mlp.layers[0].weight.shape == (9 + time_features, 6)
@@ -333,7 +333,7 @@ class TestFuseNetwork:
         assert out.shape == (3, 2, 2)
         np.testing.assert_allclose(out, wanted, rtol=1e-4, atol=1e-6)
 
-    def test_points_and_conditions_of_another_size_are_refused(self):
+    def test_points_and_conditions_of_the_wrong_size_are_refused(self):
         with pytest.raises(ValueError, match=r"`z` has shape \(2,\) where \(3,\) is needed"):
             filled(fuse)(0.3, jnp.zeros(2), jnp.zeros(5))
         with pytest.raises(ValueError, match=r"`x` has shape \(4,\) where \(5,\) is needed"):

@@ -1,4 +1,4 @@
-"""The mixer from image to image: against NumPy, at its start, in its gradients, and in what it refuses."""
+"""`ImageMixer`: against NumPy, before training, its gradients, and wrong arguments."""
 
 import equinox as eqx
 import jax
@@ -21,7 +21,7 @@ def make(key):
 
 
 def filled(key):
-    """A network with arbitrary numbers in every array: at its start, much of it is silent."""
+    """A network with arbitrary numbers in every array, because many arrays are 0 before training."""
 
     def fill(leaf):
         return 0.3 * draw(*leaf.shape, seed=leaf.size) if isinstance(leaf, jax.ShapeDtypeStruct) else leaf
@@ -63,7 +63,7 @@ def test_formula(key, x64):
     np.testing.assert_allclose(call(network, T, jnp.asarray(z), x), wanted, rtol=1e-10, atol=1e-10)
 
 
-def test_a_gradient_reaches_every_parameter_and_no_convolution_is_in_it(key):
+def test_every_parameter_has_a_gradient_which_uses_no_convolution(key):
     params, static = eqx.partition(filled(key), eqx.is_inexact_array)
 
     def loss(params, t, z, x):
@@ -76,7 +76,7 @@ def test_a_gradient_reaches_every_parameter_and_no_convolution_is_in_it(key):
     assert min(float(jnp.max(jnp.abs(leaf))) for leaf in leaves) > 1e-4
 
 
-def test_at_its_start_the_output_is_small_and_knows_no_condition(key):
+def test_before_training_the_output_is_small_and_does_not_depend_on_the_condition(key):
     network, z = eqx.filter_jit(make)(key), draw(*SHAPE)
     one, other = (call(network, T, z, x) for x in (jnp.zeros(3), jnp.ones(3)))
     np.testing.assert_array_equal(one, other)
@@ -84,7 +84,7 @@ def test_at_its_start_the_output_is_small_and_knows_no_condition(key):
     assert network.out_shape == one.shape == SHAPE
 
 
-def test_an_image_or_a_condition_of_another_size_is_refused(key):
+def test_an_image_or_a_condition_of_the_wrong_size_is_refused(key):
     with pytest.raises(ValueError, match=r"`z` has shape \(6, 4, 2\) where \(4, 6, 2\) is needed.*`jax.vmap`"):
         filled(key)(T, jnp.zeros((6, 4, 2)), jnp.zeros(3))
     with pytest.raises(ValueError, match=r"`x` has shape \(2,\) where \(3,\) is needed.*`condition_size`"):
@@ -96,6 +96,6 @@ def test_an_image_or_a_condition_of_another_size_is_refused(key):
     [({"shape": (4, 0, 1)}, "shape"), ({"shape": (4, 6, 1)}, "patch_size"), ({"patch_size": 0}, "patch_size"),
      ({"condition_size": -1}, "condition_size"), ({"width": 0}, "width"), ({"depth": 0}, "depth")],
 )  # fmt: skip
-def test_sizes_that_do_not_fit_are_refused(wrong, name, key):
+def test_wrong_sizes_are_refused(wrong, name, key):
     with pytest.raises(ValueError, match=f"`{name}` is"):
         fp.nn.ImageMixer(**({"shape": (8, 8, 1), "key": key} | wrong))

@@ -360,10 +360,10 @@ def test_no_more_than_one_call_waits_for_the_device(monkeypatch):
     assert calls == [1, 1]
 
 
-def test_labels_out_of_range_are_found_in_the_loss():
+def test_labels_out_of_range_are_found_before_the_first_step():
     flow = fp.fm_flow(fp.nn.MLP(shape=(2,), condition_size=1, width=4, depth=1, key=KEY), shape=(2,))
     classifier = fp.Classifier(flow=flow, embedding=fp.one_hot_embedding(2))
-    with pytest.raises(FloatingPointError, match="out of range in `data`"):
+    with pytest.raises(ValueError, match="`labels` lie in"):
         fit(classifier, (np.zeros((4, 1), np.float32), np.array([0, 1, 2, 0])), steps=4, batch_size=4)
 
 

@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import flowprop as fp
+import flowprop._train.fit as fit_module
 from flowprop._train.data import collect, example_weights, finite_rows, named_arrays, to_device
 
 
@@ -180,7 +181,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("data", "message"), REFUSED.values(), ids=REFUSED)
 def test_refused_before_the_first_step(data, message, monkeypatch):
-    monkeypatch.setattr(fp._train, "Trainer", lambda *_, **__: pytest.fail("training was prepared"))
+    monkeypatch.setattr(fit_module, "Trainer", lambda *_, **__: pytest.fail("training was prepared"))
     # The loss takes any number of entries.
     with pytest.raises((TypeError, ValueError), match=message) as caught:
         fit(data)

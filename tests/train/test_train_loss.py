@@ -11,6 +11,7 @@ import optax
 import pytest
 
 import flowprop as fp
+import flowprop._train.fit as fit_module
 from flowprop._train.trainer import has_convolutions
 
 
@@ -289,14 +290,14 @@ REFUSED = {
 
 @pytest.mark.parametrize(("model", "settings", "message"), REFUSED.values(), ids=REFUSED)
 def test_refused_before_the_first_step(model, settings, message, monkeypatch):
-    monkeypatch.setattr(fp._train.Trainer, "__call__", lambda *_: pytest.fail("a step was taken"))
+    monkeypatch.setattr(fit_module.Trainer, "__call__", lambda *_: pytest.fail("a step was taken"))
     with pytest.raises((TypeError, ValueError), match=message) as caught:
         fit(model, **settings)
     assert len(str(caught.value)) < 300
 
 
 def test_an_evaluation_that_raises_does_so_before_the_first_step(monkeypatch):
-    monkeypatch.setattr(fp._train.Trainer, "__call__", lambda *_: pytest.fail("a step was taken"))
+    monkeypatch.setattr(fit_module.Trainer, "__call__", lambda *_: pytest.fail("a step was taken"))
     with pytest.raises(ZeroDivisionError) as caught:
         fit(Given(lambda w, x: w), evaluate=lambda model: {"a": 1 / 0})
     assert caught.value.__notes__ == ["`evaluate` raised this in `flowprop.fit`, at step 0"]
@@ -336,7 +337,7 @@ class TestTheHook:
         assert condition["a"] is a
 
     def test_may_refuse_them(self, monkeypatch):
-        monkeypatch.setattr(fp._train.Trainer, "__call__", lambda *_: pytest.fail("a step was taken"))
+        monkeypatch.setattr(fit_module.Trainer, "__call__", lambda *_: pytest.fail("a step was taken"))
         with pytest.raises(ValueError, match="too large"):
             fit(self.Checking(ONE, Seen()), (1000 + X, {"a": X}))
 
@@ -370,12 +371,12 @@ class TestTheKey:
     @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16, jnp.float8_e4m3fn, jnp.complex64])
     def test_any_type_of_parameter_counts(self, dtype):
         models = [Given(lambda w, x: jnp.sum(w.real.astype(float)), jnp.full(2, value, dtype)) for value in (1.0, 2.0)]
-        keys = [fp._trainer.Trainer(m, (jnp.asarray(X),), optax.sgd(0.1), **TRAINER).key for m in models]
+        keys = [fit_module.Trainer(m, (jnp.asarray(X),), optax.sgd(0.1), **TRAINER).key for m in models]
         assert not jnp.array_equal(jax.random.key_data(keys[0]), jax.random.key_data(keys[1]))
 
     def test_double_precision_counts(self, x64):
         models = [Given(lambda w, x: w, jnp.asarray(value, jnp.float64)) for value in (1.0, 1.0 + 1e-15)]
-        keys = [fp._trainer.Trainer(m, (jnp.asarray(X),), optax.sgd(0.1), **TRAINER).key for m in models]
+        keys = [fit_module.Trainer(m, (jnp.asarray(X),), optax.sgd(0.1), **TRAINER).key for m in models]
         assert not jnp.array_equal(jax.random.key_data(keys[0]), jax.random.key_data(keys[1]))
 
 
