@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._batch import compiled, in_batches
 from .._flow.flow import Flow, check_condition
-from .._likelihood.augmented_ode import nothing
+from .._likelihood.augmented_ode import batched_zero
 from .._solve import AbstractODEIntegrator, ODEIntegrator
 from .._types import Point, Points, Scalar, Time, check_positive, check_shape, checked
 from ._samples import check_finite
@@ -75,7 +75,7 @@ class _VelocityAndPower(eqx.Module):
 @compiled
 def _path_energy(flow: Flow, z0: Array, x: PyTree, integrator: AbstractODEIntegrator, batch_size: int | None) -> Array:
     def one(z: Point, x: PyTree) -> Scalar:
-        state = (z, nothing(z))
+        state = (z, batched_zero(z))
         return integrator.end_point(_VelocityAndPower(flow), state, flow.encode(x), *flow.span)[1]
 
     return in_batches(one, (z0, x), batch_size)
