@@ -1,1 +1,1 @@
-"""Classes and targets as flows: NoProp."""
+"""Classifiers and regressors built on flows: NoProp."""

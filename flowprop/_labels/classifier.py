@@ -1,4 +1,4 @@
-"""Classification by a flow of labels: from noise to the embedding of a class, given the input."""
+"""A classifier whose flow carries noise to the embedding of a class, given the input."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,40 +20,62 @@ from .readout import AbstractReadout, RadialReadout, most_probable
 
 
 class Classifier(eqx.Module):
-    """Predicts a label by moving a noisy label to a clean one, along a flow.
+    """Classifies an input by denoising its label: a flow carries noise to the embedding of a class.
 
-    This is [NoProp](https://arxiv.org/abs/2503.24322)'s classifier. The input is encoded once. The flow then moves in
-    the space of label embeddings, from a point of its source. The class is read off the end point alone: a readout that
-    saw the input would make an ordinary classifier of it.
+    This is the classifier of [NoProp](https://arxiv.org/abs/2503.24322), algorithms 2 and 3. It has four parts:
+
+    - The **encoder** turns an input into features. It is called once for each input.
+    - The **label embedding** gives each class `k` a point `u_k`.
+    - The **flow** starts at a point `z_0` of its source (noise) and ends near one of these points. Its network, the
+      denoiser, is given the time, the noisy label `z_t` and the features. So the flow samples labels from
+      `p(label | input)`.
+    - The **readout** decodes the end point into class probabilities. It does not see the input: otherwise it could
+      classify the features alone, and the flow would not be needed.
+
+    Training needs no solve. It takes a label's point `z_1 = u_y`, mixes it with noise to `z_t` at a random time, and
+    trains the network to recover the clean label from `z_t` and the features.
 
     ```python
     import flowprop as fp
     import jax
     import jax.numpy as jnp
+    import optax
 
-    net = fp.nn.MLP(shape=(3,), condition_size=2, key=jax.random.key(0))
+    key_net, key_data, key_fit, key_predict = jax.random.split(jax.random.key(0), 4)
+    labels = jnp.arange(300) % 3
+    inputs = jax.nn.one_hot(labels, 3)[:, :2] + 0.1 * jax.random.normal(key_data, (300, 2))
+
+    net = fp.nn.MLP(shape=(3,), condition_size=2, width=32, depth=2, key=key_net)
     flow = fp.Flow(net, fp.CondOTPath(), fp.CategoricalPrediction(), shape=(3,))
     clf = fp.Classifier(flow=flow, embedding=fp.one_hot_embedding(3))
-    inputs, labels = jnp.ones((4, 2)), [0, 2, 1, 0]
-    loss = clf.loss(inputs, labels, key=jax.random.key(1))  # what `fp.fit` minimises
-    classes = clf.predict(inputs, key=jax.random.key(2))  # (4,)
+    clf, history = fp.fit(
+        clf, (inputs, labels), optax.adam(1e-2), steps=100, batch_size=100, key=key_fit, progress=False
+    )
+    classes = clf.predict(inputs, key=key_predict)
+    print(classes.shape, bool(jnp.mean(classes == labels) > 0.9))  # (300,) True
     ```
 
     **Arguments:**
 
-    - `encoder`: a callable on one input, which returns the features that condition the flow. By
-      default the input itself.
-    - `flow`: a flow of the embeddings' shape. Its network is given the features as condition. Training draws noise from
-      its source and pairs it by its coupling, whose condition is the features.
-    - `embedding`: the points of the classes. It is stored here alone.
-    - `readout`: how a class is read off the end point. By default [`flowprop.RadialReadout`][]`()`.
-    - `objective`: what is minimised. By default [`flowprop.CrossEntropyObjective`][]`()` for a categorical prediction
-      and [`flowprop.RegressionObjective`][]`()` for any other. [`flowprop.ELBOObjective`][] is NoProp-CT's own,
-      [`flowprop.FlowMatchingObjective`][] NoProp-FM's.
+    - `flow`: a flow of the embedding's shape. Its condition (context) is the features. Training draws noise from the
+      flow's source (base distribution). The flow's coupling (minibatch pairing) pairs noise with labels; the coupling's
+      condition is the features.
+    - `embedding`: the points of the classes, such as [`flowprop.one_hot_embedding`][]`(10)`. Only the classifier stores
+      them; the flow gets them with each call.
+    - `encoder`: a callable on one input that returns its features: an array, or a PyTree of arrays. It is trained along
+      with the flow. By default the features are the input itself.
+    - `readout`: the decoding of the end point into class probabilities. By default [`flowprop.RadialReadout`][]`()`.
+    - `objective`: the training loss. By default [`flowprop.CrossEntropyObjective`][]`()` for a categorical prediction,
+      and [`flowprop.RegressionObjective`][]`()` for any other. The objective of NoProp-CT is
+      [`flowprop.ELBOObjective`][], that of NoProp-FM is [`flowprop.FlowMatchingObjective`][].
 
-    **Raises:** `ValueError` if flow and embedding differ in shape, the flow has a transform, an encoder or a network
-    with a state, or the objective needs another prediction, source, coupling or path, does not train the readout's
-    parameters, or trains through a readout without a gradient.
+    **Raises:** `ValueError` if
+
+    - flow and embedding differ in shape;
+    - the flow has a transform, an encoder, or a network with a state;
+    - the objective needs another prediction, source, coupling or path;
+    - the readout has parameters that the objective does not train;
+    - the objective trains through the readout and the readout has no gradient.
     """
 
     encoder: Callable[[Any], PyTree]
@@ -81,29 +103,29 @@ class Classifier(eqx.Module):
         self.objective = objective
 
     def condition(self, example: Array) -> PyTree:
-        """The condition that the flow takes for one input: its features, with the embeddings if it predicts logits.
+        """The flow's condition for one input: its features, and the embedding matrix if the network returns logits.
 
-        Use it to solve the flow directly: `fp.solve(clf.flow, z, clf.condition(image))`.
+        Use it to call [`flowprop.solve`][] directly: `fp.solve(clf.flow, z, clf.condition(image))`.
 
         **Arguments:**
 
-        - `example`: one input.
+        - `example`: one input, without a batch axis.
 
-        **Returns:** the condition.
+        **Returns:** the features, or `(features, matrix)` with the embedding matrix `(classes, *shape)`.
         """
         return condition_of(self.flow, self.encoder(example), self.embedding)
 
     @checked
     def check_data(self, inputs: Inputs, labels: Any) -> None:
-        """Check a whole data set before training; `fp.fit` calls this once, before its first step.
+        """Check a whole data set. [`flowprop.fit`][] calls this once, before its first step.
 
         **Arguments:**
 
         - `inputs`: all inputs, `(n, ...)`.
-        - `labels`: their classes, `(n,)`.
+        - `labels`: their classes, integers `(n,)` from 0 on: an array or a list.
 
-        **Raises:** `TypeError` or `ValueError` if the labels are no integers `(n,)`, there are not as many labels as
-        inputs, or one is out of range.
+        **Raises:** `TypeError` or `ValueError` if the labels are not integers `(n,)`, if there are not as many labels
+        as inputs, or if a label is out of range.
         """
         check_labels(inputs, labels, self.num_classes)
 
@@ -114,37 +136,40 @@ class Classifier(eqx.Module):
 
     @checked
     def loss(self, inputs: Inputs, labels: Any, *, key: PRNGKey, weights: Weights | None = None) -> Scalar:
-        """The simulation-free training loss: the sum of `terms`.
+        """The training loss, which [`flowprop.fit`][] minimises: the sum of `terms`. It needs no solve.
 
         **Arguments:**
 
         - `inputs`: a batch of what the encoder takes, such as images `(n, height, width, channels)`.
-        - `labels`: their classes, integers `(n,)`: an array or a list.
-        - `key`: a typed key for times and noise.
-        - `weights`: a weight for each example, `(n,)`; of mean 1 they keep the loss's scale. By default 1.
+        - `labels`: their classes, integers `(n,)` from 0 on: an array or a list.
+        - `key`: a typed key for the random times and the noise.
+        - `weights`: a weight for each example, `(n,)`. Weights of mean 1 keep the scale of the loss. By default all
+          are 1.
 
         **Returns:** a scalar, the mean over the batch of each example's loss times its weight.
 
-        **Raises:** as `terms`.
+        **Raises:** `TypeError` or `ValueError` if the labels are not integers `(n,)`, if there are not as many labels
+        or weights as inputs, if a label is out of range, or if a weight is negative or not finite.
         """
         return sum_of(self.terms(inputs, labels, key=key, weights=weights))
 
     @checked
     def terms(self, inputs: Inputs, labels: Any, *, key: PRNGKey, weights: Weights | None = None) -> dict[str, Scalar]:
-        """The terms of the loss by name, each its mean over the batch.
+        """The terms of the training loss by name, each averaged over the batch.
 
         **Arguments:**
 
         - `inputs`: a batch of what the encoder takes, such as images `(n, height, width, channels)`.
-        - `labels`: their classes, integers `(n,)`: an array or a list.
-        - `key`: a typed key for times and noise.
-        - `weights`: a weight for each example, `(n,)`; of mean 1 they keep the loss's scale. By default 1.
+        - `labels`: their classes, integers `(n,)` from 0 on: an array or a list.
+        - `key`: a typed key for the random times and the noise.
+        - `weights`: a weight for each example, `(n,)`. Weights of mean 1 keep the scale of the loss. By default all
+          are 1.
 
-        **Returns:** the objective's terms, scalars. If the noise schedule is learnable there is one more, `schedule`,
-        of value 0, whose gradient trains the schedule's shape.
+        **Returns:** a dict of scalars, the terms of the objective. If the noise schedule is learnable, the dict also
+        has `schedule`. This term is 0, and its gradient trains the shape of the schedule.
 
-        **Raises:** `TypeError` or `ValueError` if the labels are no integers `(n,)`, there are not as many labels or
-        weights as inputs, a label is out of range, or a weight is negative or not finite.
+        **Raises:** `TypeError` or `ValueError` if the labels are not integers `(n,)`, if there are not as many labels
+        or weights as inputs, if a label is out of range, or if a weight is negative or not finite.
         """
         labels, weights = check_labels(inputs, labels, self.num_classes), check_weights(weights, inputs.shape[0])
         check_key("key", key)
@@ -164,20 +189,22 @@ class Classifier(eqx.Module):
         num_draws: int = 1,
         batch_size: int | None = None,
     ) -> Float[Array, "batch classes"]:
-        """Class probabilities, read off the end point of the labels' flow.
+        """Class probabilities: the flow is solved from noise, and the readout decodes its end point.
 
-        One draw of the starting noise ends at one class; the mean over many draws estimates `p(y | x)`.
+        One draw of the starting noise ends near the point of one class, so its probabilities are near 0 and 1. The mean
+        over many draws estimates `p(y | x)`.
 
         **Arguments:**
 
-        - `inputs`: a batch of what the encoder takes. Each input is encoded once.
-        - `key`: a typed key for the starting noise; an input's result does not depend on its batch.
-        - `integrator`: by default ten steps of Euler.
-        - `num_draws`: how many draws of the starting noise, for each input.
-        - `batch_size`: how many inputs are solved at once, each with its draws. By default as many as make 1024 draws.
+        - `inputs`: a batch of what the encoder takes. The encoder is called once for each input.
+        - `key`: a typed key for the starting noise. The result for an input depends on the key and on its position,
+          not on the other inputs.
+        - `integrator`: how the flow is solved. By default ten steps of Euler's method.
+        - `num_draws`: the number of draws of the starting noise for each input; the probabilities are their mean.
+        - `batch_size`: how many inputs are solved at once, each with its draws. By default as many as give 1024 draws.
 
-        **Returns:** probabilities `(n, classes)`. An input that is not finite, or whose features are not, or
-        whose solve fails, has NaN in its row; the other rows are not affected.
+        **Returns:** probabilities `(n, classes)`. A row is NaN if its input or its features are not finite, or if its
+        solve fails. The other rows are not affected.
 
         **Raises:** `ValueError` if `num_draws` or `batch_size` is not positive.
         """
@@ -196,19 +223,20 @@ class Classifier(eqx.Module):
         num_draws: int = 1,
         batch_size: int | None = None,
     ) -> Int[Array, " batch"]:
-        """The most probable classes.
+        """The most probable class of each input, by `predict_proba`.
 
         **Arguments:**
 
-        - `inputs`: a batch of what the encoder takes. Each input is encoded once.
-        - `key`: a typed key for the starting noise; an input's result does not depend on its batch.
-        - `integrator`: by default ten steps of Euler.
-        - `num_draws`: how many draws of the starting noise, for each input.
-        - `batch_size`: how many inputs are solved at once, each with its draws. By default as many as make 1024 draws.
+        - `inputs`: a batch of what the encoder takes. The encoder is called once for each input.
+        - `key`: a typed key for the starting noise. The result for an input depends on the key and on its position,
+          not on the other inputs.
+        - `integrator`: how the flow is solved. By default ten steps of Euler's method.
+        - `num_draws`: the number of draws of the starting noise for each input; the probabilities are their mean.
+        - `batch_size`: how many inputs are solved at once, each with its draws. By default as many as give 1024 draws.
 
         **Returns:** classes `(n,)`; -1 for an input whose probabilities are NaN.
 
-        **Raises:** `ValueError` if `num_draws` or `batch_size` is not positive, or, outside of `jax.jit`, if the
+        **Raises:** `ValueError` if `num_draws` or `batch_size` is not positive. Outside of `jax.jit`, also if the
         probabilities of all inputs are NaN although the inputs are finite.
         """
         probabilities = self.predict_proba(
@@ -225,19 +253,19 @@ class Classifier(eqx.Module):
         integrator: AbstractIntegrator | None = None,
         batch_size: int | None = None,
     ) -> Int[Array, " batch"]:
-        """How often `predict` calls the flow's network for each input; the encoder is called once.
+        """How often `predict` calls the flow's network for each input. The encoder is called once and not counted.
 
-        Rejected steps, all stages of a step and the closing evaluation of the target count.
+        The count includes all stages of a step, rejected steps, and the final evaluation of the target.
 
         **Arguments:**
 
         - `inputs`: a batch of what the encoder takes.
-        - `key`: a typed key for the starting noise, the same as given to `predict`.
-        - `integrator`: by default ten steps of Euler.
+        - `key`: a typed key for the starting noise: the same as in `predict`.
+        - `integrator`: how the flow is solved. By default ten steps of Euler's method.
         - `batch_size`: how many inputs are solved at once. By default 1024.
 
-        **Returns:** counts `(n,)`. For an input that is not finite, the count is that of features of 0;
-        for a solve that fails, it is the calls up to there.
+        **Returns:** counts `(n,)`. For an input that is not finite, the count is the one for features of 0. For a
+        solve that fails, it is the number of calls before the failure.
 
         **Raises:** `ValueError` if `batch_size` is not positive.
         """

@@ -9,7 +9,7 @@ from .._rows import is_finite, nan_unless, zeros_unless
 from .._types import PRNGKey
 
 
-#: How many draws are computed at once, over all inputs, unless the caller chooses a batch size.
+#: The number of draws, over all inputs, that are computed at once by default.
 DRAWS_AT_ONCE = 1024
 
 
@@ -22,22 +22,23 @@ def over_draws(
     num_draws: int,
     batch_size: int | None,
 ) -> Array:
-    """`collect(draws)` for each input, its `draws` being `draw(encode(input), key)` for `num_draws` keys.
+    """For each input, `collect` of `num_draws` results of `draw(encode(input), key)`, each with its own key.
 
-    Each input is encoded once. The result for an input depends on its place and on `key`, not on its batch. A draw is
-    NaN if it fails, or if the input or its code is not finite. (The input is checked too: compiled for a CPU,
-    `jax.nn.relu` may make 0 of NaN.)
+    Each input is encoded once. The result for an input depends on `key` and on its position, not on the other inputs. A
+    draw is NaN if it fails, or if the input or its code is not finite. (The input is checked as well as its code: on a
+    CPU, compiled code may turn NaN into 0 in `jax.nn.relu` after a convolution.)
 
     **Arguments:**
 
-    - `encode`: from one input to what its draws share.
-    - `draw`: from that and a key to one draw, and whether it succeeded. It gets zeros for a code that is not finite.
-    - `collect`: from one input's draws, along a first axis, to its result.
+    - `encode`: a function from one input to its code, which all of its draws share.
+    - `draw`: a function from a code and a key to one draw, and whether it succeeded. It gets zeros for a code that is
+      not finite.
+    - `collect`: a function from the draws of one input, along a first axis, to its result.
     - `inputs`: a batch.
-    - `key`: split into one for each input, and each of these into one for each draw.
-    - `num_draws`: for each input.
-    - `batch_size`: how many inputs are computed at once. By default as many as make 1024 draws. The draws of one
-      input are computed 1024 at once.
+    - `key`: the key of all draws.
+    - `num_draws`: the number of draws for each input.
+    - `batch_size`: how many inputs are computed at once. By default as many as give 1024 draws. The draws of one input
+      are computed at most 1024 at once.
     """
     if batch_size is None:
         batch_size = max(1, DRAWS_AT_ONCE // num_draws)

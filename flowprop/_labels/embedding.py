@@ -1,4 +1,4 @@
-"""Classes as points."""
+"""Label embeddings: one point for each class."""
 
 from typing import Any
 
@@ -16,24 +16,30 @@ from .labelled import as_labels
 
 @checked
 class Embedding(eqx.Module):
-    """One point for each class: the clean end `u_y` of a label's flow.
+    """A label embedding: one point `u_k` for each class `k`.
+
+    The flow of a [`flowprop.Classifier`][] carries noise to these points. They are trained along with the model unless
+    they are [`flowprop.Frozen`][].
 
     ```python
     import flowprop as fp
     import jax.numpy as jnp
 
-    embedding = fp.Embedding(jnp.array([[1.0, 0.0], [-0.5, 0.9], [-0.5, -0.9]]), norm=1.0)  # three classes, trained
-    points = embedding([2, 0])  # (2, 2)
+    corners = jnp.array([[1.0, 0.0], [-0.5, 0.9], [-0.5, -0.9]])  # three classes in two dimensions
+    embedding = fp.Embedding(corners, norm=1.0)
+    points = embedding([2, 0])
+    print(points.shape, embedding.num_classes)  # (2, 2) 3
     ```
 
     **Arguments:**
 
-    - `rows`: an array `(classes, *shape)` of floating-point numbers, or the same in [`flowprop.Frozen`][].
-    - `norm`: the length that every row is given, or `None` to leave the rows as they are. Embeddings
-      that are learned need it: the loss falls when they grow and the noise does not.
+    - `rows`: an array `(classes, *shape)` of floating-point numbers, or such an array in [`flowprop.Frozen`][] if it is
+      not trained.
+    - `norm`: the length to which every row is rescaled, or `None` to use the rows as they are. Give a norm if the rows
+      are trained: otherwise they can lower the loss simply by growing, since the noise does not grow with them.
 
-    **Raises:** `ValueError` if a row is not finite, `norm` is not positive and finite, or a row that is to have a norm
-    is 0; `TypeError` if the rows are not floating-point numbers.
+    **Raises:** `ValueError` if a row is not finite, if `norm` is not positive and finite, or if `norm` is given and a
+    row is 0; `TypeError` if the rows are not floating-point numbers.
     """
 
     rows: Array | Frozen
@@ -42,18 +48,18 @@ class Embedding(eqx.Module):
     def __check_init__(self) -> None:
         rows = unfrozen(self.rows)
         if self.norm is not None:
-            check_number("norm", self.norm, above=0, remedy="give the positive length of an embedding, or `None`")
+            check_number("norm", self.norm, above=0, remedy="give a positive length, or `None`")
         if rows.ndim == 0 or not jnp.issubdtype(rows.dtype, jnp.floating):
             raise TypeError(f"`rows` is {described(rows)}: give floating-point numbers (classes, *shape)")
         if is_traced(rows):
             return
         known = np.asarray(rows, np.float64)
         if not np.all(np.isfinite(known)):
-            raise ValueError("`rows` holds values that are not finite: give each class a point")
+            raise ValueError("`rows` holds values that are not finite: give a finite point for each class")
         lengths = np.max(np.abs(known), axis=tuple(range(1, known.ndim)), initial=0)
         if self.norm is not None and not np.all(lengths):
             raise ValueError(
-                f"`rows` has 0 for class {np.argmin(lengths)}, which has no direction: give it one, or `norm=None`"
+                f"`rows` is 0 for class {np.argmin(lengths)}, which has no direction: give other rows, or `norm=None`"
             )
 
     @property
@@ -63,7 +69,7 @@ class Embedding(eqx.Module):
 
     @property
     def matrix(self) -> Float[Array, "classes *shape"]:
-        """The embeddings, a row for each class."""
+        """The points of all classes, rescaled to `norm` if there is one."""
         rows = unfrozen(self.rows)
         if self.norm is None:
             return rows
@@ -72,40 +78,41 @@ class Embedding(eqx.Module):
 
     @checked
     def __call__(self, labels: Any) -> Float[Array, "batch *shape"]:
-        """The labels' embeddings.
+        """The points of some labels.
 
         **Arguments:**
 
-        - `labels`: integers in [0, classes), `(n,)`: an array or a list.
+        - `labels`: classes, integers `(n,)` in [0, classes): an array or a list.
 
-        **Returns:** `(n, *shape)`; NaN for a label out of range.
+        **Returns:** points `(n, *shape)`; NaN for a label out of range.
 
-        **Raises:** `TypeError` or `ValueError` if the labels are no integers `(n,)`.
+        **Raises:** `TypeError` or `ValueError` if the labels are not integers `(n,)`.
         """
         labels = jnp.asarray(as_labels(labels))
-        # Not the last row for -1.
+        # NumPy's convention would return the last row for -1.
         return self.matrix.at[labels].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 @checked
 def one_hot_embedding(num_classes: int, *, norm: Real = 1.0) -> Embedding:
-    """Fixed embeddings at right angles: `norm` times the unit vectors.
+    """A label embedding by one-hot vectors times `norm`. It is not trained.
 
     ```python
     import flowprop as fp
 
     embedding = fp.one_hot_embedding(10)
+    print(embedding.matrix.shape)  # (10, 10)
     ```
 
     **Arguments:**
 
-    - `num_classes`: at least 2.
-    - `norm`: the length of an embedding, positive. Lengths far above 1 give the label away while most of it is still
-      noise.
+    - `num_classes`: the number of classes, at least 2.
+    - `norm`: the length of each vector, positive. Keep it near 1: the noise has unit variance, so much longer vectors
+      are recognised even at times when they are mostly noise.
 
-    **Returns:** the embedding, of points `(num_classes,)`.
+    **Returns:** an [`flowprop.Embedding`][] with points of shape `(num_classes,)`.
 
-    **Raises:** `ValueError` for fewer than 2 classes, or a `norm` that is not positive and finite.
+    **Raises:** `ValueError` for fewer than 2 classes, or if `norm` is not positive and finite.
     """
     check_classes(num_classes)
     check_norm(norm)
@@ -114,25 +121,26 @@ def one_hot_embedding(num_classes: int, *, norm: Real = 1.0) -> Embedding:
 
 @checked
 def learned_embedding(num_classes: int, dim: int, *, norm: Real = 1.0, key: PRNGKey) -> Embedding:
-    """Embeddings that are trained, on a sphere, and start in random directions.
+    """A trained label embedding, which starts in random directions. Its points stay on a sphere.
 
     ```python
     import flowprop as fp
     import jax
 
     embedding = fp.learned_embedding(10, 20, key=jax.random.key(0))
+    print(embedding.matrix.shape)  # (10, 20)
     ```
 
     **Arguments:**
 
-    - `num_classes`: at least 2.
-    - `dim`: the number of coordinates of an embedding.
-    - `norm`: the sphere's radius, positive. It keeps the embeddings from growing.
+    - `num_classes`: the number of classes, at least 2.
+    - `dim`: the number of dimensions of a point, positive.
+    - `norm`: the radius of the sphere, positive. Training cannot change it.
     - `key`: a typed key for the initial directions.
 
-    **Returns:** the embedding, of points `(dim,)`.
+    **Returns:** an [`flowprop.Embedding`][] with points of shape `(dim,)`.
 
-    **Raises:** `ValueError` for fewer than 2 classes, or a `dim` or `norm` that is not positive and finite.
+    **Raises:** `ValueError` for fewer than 2 classes, or if `dim` or `norm` is not positive and finite.
     """
     _check_sizes(num_classes, dim, norm, key)
     return Embedding(jax.random.normal(key, (num_classes, dim)), norm)
@@ -140,28 +148,31 @@ def learned_embedding(num_classes: int, dim: int, *, norm: Real = 1.0, key: PRNG
 
 @checked
 def orthogonal_embedding(num_classes: int, dim: int, *, norm: Real = 1.0, key: PRNGKey) -> Embedding:
-    """Embeddings that are trained, on a sphere, and start at right angles.
+    """A trained label embedding, which starts with orthogonal points. They stay on a sphere.
 
-    (Section 2.3 of [NoProp](https://arxiv.org/abs/2503.24322).) If `dim` has no room for so many right angles, the
-    embeddings start as a random tight frame (orthonormal columns) whose rows are scaled to the norm.
+    This is the initial embedding of section 2.3 of [NoProp](https://arxiv.org/abs/2503.24322). If `dim` is less than
+    `num_classes`, not all points can be orthogonal. They then start as a random tight frame (a matrix with orthonormal
+    columns) whose rows are rescaled to `norm`.
 
     ```python
     import flowprop as fp
     import jax
+    import jax.numpy as jnp
 
-    embedding = fp.orthogonal_embedding(10, 20, key=jax.random.key(0))
+    matrix = fp.orthogonal_embedding(10, 20, key=jax.random.key(0)).matrix
+    print(bool(jnp.allclose(matrix @ matrix.T, jnp.eye(10), atol=1e-5)))  # True
     ```
 
     **Arguments:**
 
-    - `num_classes`: at least 2.
-    - `dim`: the number of coordinates of an embedding.
-    - `norm`: the sphere's radius, positive. It keeps the embeddings from growing.
+    - `num_classes`: the number of classes, at least 2.
+    - `dim`: the number of dimensions of a point, positive.
+    - `norm`: the radius of the sphere, positive. Training cannot change it.
     - `key`: a typed key for the initial rotation.
 
-    **Returns:** the embedding, of points `(dim,)`.
+    **Returns:** an [`flowprop.Embedding`][] with points of shape `(dim,)`.
 
-    **Raises:** `ValueError` for fewer than 2 classes, or a `dim` or `norm` that is not positive and finite.
+    **Raises:** `ValueError` for fewer than 2 classes, or if `dim` or `norm` is not positive and finite.
     """
     _check_sizes(num_classes, dim, norm, key)
     return Embedding(jax.nn.initializers.orthogonal()(key, (num_classes, dim)), norm)
@@ -172,7 +183,7 @@ def _check_sizes(num_classes: int, dim: int, norm: Real, key: PRNGKey) -> None:
     check_key("key", key)
     check_norm(norm)
     if dim < 1:
-        raise ValueError(f"`dim` is {dim}: give the positive dimension of the embeddings")
+        raise ValueError(f"`dim` is {dim}: give the positive number of dimensions of a point")
 
 
 def check_norm(norm: Real) -> None:
@@ -181,4 +192,4 @@ def check_norm(norm: Real) -> None:
 
 def check_classes(num_classes: int) -> None:
     if num_classes < 2:
-        raise ValueError(f"`num_classes` is {num_classes}: a classifier tells at least 2 classes apart")
+        raise ValueError(f"`num_classes` is {num_classes}: give at least 2 classes")

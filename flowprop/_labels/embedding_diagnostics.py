@@ -1,4 +1,4 @@
-"""How the embeddings of classes lie: distances, ranks and collapse."""
+"""Diagnostics of label embeddings: distances, effective rank and collapse."""
 
 import warnings
 from typing import NamedTuple
@@ -11,15 +11,26 @@ from .embedding import Embedding
 
 
 class EmbeddingDiagnostics(NamedTuple):
-    """How well apart embeddings lie. It prints as one line.
+    """How well a label embedding separates its classes: the result of [`flowprop.embedding_diagnostics`][].
+
+    It prints as one line.
+
+    ```python
+    import flowprop as fp
+    import jax
+
+    embedding = fp.learned_embedding(4, 3, key=jax.random.key(0))
+    found = fp.embedding_diagnostics(embedding)
+    print(found.norms.shape, found.largest_rank)  # (4,) 3
+    ```
 
     **Arguments:**
 
-    - `smallest_distance`: between two embeddings.
-    - `nearest_classes`: the two.
-    - `norms`: the length of each embedding, `(classes,)`.
-    - `effective_rank`: in how many directions they differ; 0 if they coincide.
-    - `largest_rank`: in how many they could.
+    - `smallest_distance`: the smallest distance between the points of two classes.
+    - `nearest_classes`: these two classes.
+    - `norms`: the length of each point, `(classes,)`.
+    - `effective_rank`: the number of dimensions in which the points differ, a real number; 0 if all points coincide.
+    - `largest_rank`: the largest possible effective rank, an integer.
     """
 
     smallest_distance: float
@@ -39,22 +50,31 @@ class EmbeddingDiagnostics(NamedTuple):
 
 @checked
 def embedding_diagnostics(embedding: Embedding) -> EmbeddingDiagnostics:
-    """Measures embeddings, and warns if they have collapsed.
+    """Measures how well a label embedding separates its classes, and warns if the embedding has collapsed.
 
-    The effective rank is `exp(-sum_i p_i log p_i)`, `p` being the singular values over their sum (Roy &
-    Vetterli 2007), here of the embeddings less their mean, since a common shift tells
-    no class from another. Of n embeddings in d dimensions it is at most `min(n - 1, d)`.
+    The effective rank is `exp(-sum_i p_i log p_i)`, where `p` are the singular values divided by their sum
+    ([Roy & Vetterli 2007](https://ieeexplore.ieee.org/document/7098875)). The singular values are those of the points
+    minus their mean, because a shift that all classes share does not separate them. For n classes in d dimensions the
+    effective rank is at most `min(n - 1, d)`.
 
-    A warning is given for a distance below a tenth of the mean norm, and for an effective rank below
-    half of the largest.
+    ```python
+    import flowprop as fp
+
+    found = fp.embedding_diagnostics(fp.one_hot_embedding(3))
+    print(f"{found.smallest_distance:.3f} {found.effective_rank:.3f}")  # 1.414 2.000
+    ```
 
     **Arguments:**
 
-    - `embedding`: such as a trained classifier's. Not under `jit`.
+    - `embedding`: an [`flowprop.Embedding`][], such as `clf.embedding` of a trained classifier. Do not call this
+      function under `jax.jit`.
 
-    **Returns:** a [`flowprop.EmbeddingDiagnostics`][].
+    **Returns:** an [`flowprop.EmbeddingDiagnostics`][].
 
-    **Raises:** `ValueError` if an embedding is not finite.
+    **Raises:** `ValueError` if a point is not finite.
+
+    **Warns:** if the smallest distance is below a tenth of the mean norm, or the effective rank below half of the
+    largest possible.
     """
     points = np.asarray(embedding.matrix, np.float64)
     points = points.reshape(len(points), -1)
@@ -66,7 +86,7 @@ def embedding_diagnostics(embedding: Embedding) -> EmbeddingDiagnostics:
     nearest = np.unravel_index(np.argmin(distances), distances.shape)
 
     values = np.linalg.svd(points - np.mean(points, axis=0), compute_uv=False)
-    # Smaller ones are the rounding of single precision.
+    # Smaller values are rounding errors of single precision.
     values = values[values > 1e-6 * np.max(norms)]
     shares = values / np.sum(values)
     rank = np.exp(-np.sum(shares * np.log(shares))) if values.size else 0.0
@@ -79,7 +99,7 @@ def embedding_diagnostics(embedding: Embedding) -> EmbeddingDiagnostics:
         largest_rank=min(len(points) - 1, points.shape[1]),
     )
     if found.smallest_distance < np.mean(norms) / 10:
-        warnings.warn(f"two embeddings have all but met: {found}", stacklevel=1)
+        warnings.warn(f"the embeddings of two classes nearly coincide: {found}", stacklevel=1)
     if found.effective_rank < found.largest_rank / 2:
-        warnings.warn(f"the embeddings differ in few directions: {found}", stacklevel=1)
+        warnings.warn(f"the embeddings of the classes differ in few dimensions: {found}", stacklevel=1)
     return found

@@ -1,4 +1,4 @@
-"""The loss of a batch of labels: whether its parts fit together, and its terms."""
+"""The training loss of a batch of labels: a check that its parts fit together, and its terms."""
 
 import jax
 import jax.numpy as jnp
@@ -16,17 +16,17 @@ from .readout import AbstractReadout
 def choose_objective(
     objective: AbstractObjective | None, flow: Flow, embedding: Embedding, readout: AbstractReadout
 ) -> AbstractObjective:
-    """The objective, or by default cross-entropy for a categorical prediction and regression for any other.
+    """`objective`, or the default: cross-entropy for a categorical prediction, and regression for any other.
 
     **Raises:** `ValueError` if the parts do not fit together.
     """
     check_stateless(flow, "a classifier")
     if not flow.transform.is_identity:
         raise ValueError(
-            f"`flow` has the transform {type(flow.transform).__name__}, and labels have no units: use none"
+            f"`flow` has the transform {type(flow.transform).__name__}, and labels have no units: give no transform"
         )
     if flow.encoder is not None:
-        raise ValueError("`flow` has an encoder of its own: give it as the classifier's `encoder`, and the flow none")
+        raise ValueError("`flow` has an encoder of its own: give that encoder to the classifier instead, as `encoder`")
     shape = embedding.matrix.shape[1:]
     if shape != flow.shape:
         raise ValueError(f"`flow` has shape {flow.shape} where `embedding` has points of {shape}: make them equal")
@@ -38,7 +38,7 @@ def choose_objective(
     name = type(objective).__name__
     if objective.needs_logits and not has_logits:
         raise ValueError(
-            f"`objective` is the cross-entropy of logits, and the network of `flow` gives "
+            f"`objective` {name} needs a network that returns logits, and the prediction of `flow` is "
             f"{type(flow.prediction).__name__}: use `fp.CategoricalPrediction()` or `fp.RegressionObjective()`"
         )
     if objective.needs_gaussian_noise:
@@ -46,37 +46,36 @@ def choose_objective(
         alpha = flow.path.alpha(0.0)
         if not is_traced(alpha) and float(alpha) >= 1:
             raise ValueError(
-                f"`path` of the flow is a {type(flow.path).__name__}, which begins with the whole of the data, and the "
-                f"prior of `{name}` is infinite there: give a variance-preserving path"
+                f"`path` of the flow is a {type(flow.path).__name__}, which starts with undiminished data, so that the "
+                f"prior term of `{name}` is infinite: give a variance-preserving path"
             )
     if objective.path_noise > 0 and not flow.path.is_straight:
         raise ValueError(
-            f"`path_noise` of the objective is {objective.path_noise} and the path of `flow` a "
-            f"{type(flow.path).__name__}: give 0, or a flow on `fp.CondOTPath()`"
+            f"`path_noise` of the objective is {objective.path_noise}, and the path of `flow` is a "
+            f"{type(flow.path).__name__}, which is not straight: give 0, or a flow on `fp.CondOTPath()`"
         )
     reads_class = objective.reads_class(embedding, readout)
     if reads_class:
         check_gradient(readout, f"`objective` {name}")
     if any(jax.tree.leaves(trainable(readout))) and not reads_class:
         raise ValueError(
-            f"`readout` is {type(readout).__name__}, which has parameters, and `objective` "
-            f"{name}, which does not train them: use `fp.ELBOObjective()`, "
-            "`fp.FlowMatchingObjective()`, or a readout without parameters"
+            f"`readout` is {type(readout).__name__}, whose parameters the `objective` {name} does not train: use "
+            "`fp.ELBOObjective()`, `fp.FlowMatchingObjective()`, or a readout without parameters"
         )
     return objective
 
 
 def check_gradient(readout: AbstractReadout, who: str) -> None:
-    """Raise a `ValueError` if `readout` has no gradient: whoever trains through it needs one."""
+    """Raise a `ValueError` if `readout` has no gradient, which `who` needs for training."""
     if not readout.has_gradient:
         raise ValueError(
-            f"`readout` is {type(readout).__name__}, which has no gradient, and {who} trains through it: use "
-            "`fp.RadialReadout()`, and put the other in place after training"
+            f"`readout` is {type(readout).__name__}, which has no gradient, and {who} trains through it: train with "
+            "`fp.RadialReadout()`, and replace it after training"
         )
 
 
 def condition_of(flow: Flow, features: PyTree, embedding: Embedding) -> PyTree:
-    """What a flow of labels is given: the features, with the embeddings if its prediction needs them."""
+    """The condition of a flow of labels: the features, with the embedding matrix if the prediction needs it."""
     return (features, embedding.matrix) if flow.prediction.takes_embeddings else features
 
 
@@ -92,10 +91,10 @@ def label_terms(
     *,
     key: PRNGKey,
 ) -> Terms:
-    """The objective's terms, mean over a batch of encoded inputs with a time each, and perhaps a weight each.
+    """The terms of the objective, averaged over a batch of features with times `t` and (optional) weights.
 
-    The noise is drawn from the flow's source, where predictions start too, and paired with the embedded labels by the
-    flow's coupling. The coupling's condition is the features, since they are what a prediction knows.
+    The noise is drawn from the flow's source, where prediction starts too. The flow's coupling pairs it with the
+    embedded labels. The condition of the coupling is the features, since prediction knows these and not the labels.
     """
     key_source, key_pairs, key_noise, key_network = jax.random.split(key, 4)
     z1 = embedding(labels)
@@ -103,7 +102,7 @@ def label_terms(
     z0 = flow.source.sample(labels.shape[0], flow.shape, key=key_source).astype(z1.dtype)
     z0 = flow.coupling.pair(z0, z1, features, key=key_pairs)
     other = jax.random.normal(key_noise, z1.shape, z1.dtype)
-    # On a straight path the same noise at both ends is the same noise at every point between.
+    # On a straight path, equal noise at both ends adds the same noise to every point in between.
     blur = objective.path_noise * other
     fixed = flow.with_fixed_shape() if objective.trains_ends else flow.with_fixed_path()
 
@@ -119,12 +118,12 @@ def label_terms(
     terms, errors = jax.vmap(one)(labels, t, z0 + blur, z1 + blur, other, features, fixed.weight(t), keys)
     means = {name: weighted_mean(term, weights) for name, term in terms.items()}
     if any(jax.tree.leaves(trainable(flow.path))):
-        # It is made of squares of the errors.
+        # The schedule's loss is made of squared errors, so the root of a weight weighs it rightly.
         weighted = errors if weights is None else jnp.sqrt(weights).astype(errors.dtype) * errors
         means["schedule"] = flow.schedule_loss(t, weighted)
     return means
 
 
 def sum_of(terms: Terms) -> Scalar:
-    """The sum of a loss's terms."""
+    """The sum of the terms of a loss."""
     return jnp.sum(jnp.stack(list(terms.values())))

@@ -1,4 +1,4 @@
-"""Labels and weights that come with a batch of inputs: checked, and made arrays."""
+"""Checks of the labels and weights of a batch, and their conversion to arrays."""
 
 from typing import Any
 
@@ -11,16 +11,16 @@ from .._types import Inputs, Labels, Weights, check_shape
 
 
 def as_labels(labels: Any) -> Labels:
-    """Labels as an array `(n,)` of int32, from an array of integers of any width or a list.
+    """Labels as an int32 array `(n,)`, from a list or an array of integers of any width.
 
-    **Raises:** `TypeError` or `ValueError`, with the remedy, for anything else.
+    **Raises:** `TypeError` or `ValueError` for anything else; the message names a remedy.
     """
     if isinstance(labels, list | tuple):
         labels = _from_list(labels)
     if not isinstance(labels, jax.Array | np.ndarray):
         raise TypeError(
-            f"`labels` is of type {type(labels).__name__}: give an array of integers (n,), such as `.to_numpy()` makes "
-            "of a data frame's column"
+            f"`labels` is of type {type(labels).__name__}: give an array of integers (n,); `.to_numpy()` converts the "
+            "column of a data frame"
         )
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"`labels` holds {labels.dtype} of shape {labels.shape}: {_remedy(labels)}")
@@ -37,26 +37,26 @@ def _from_list(labels: list | tuple) -> np.ndarray:
         array = np.asarray(labels)
     except ValueError as error:
         raise ValueError(
-            f"`labels` is a {type(labels).__name__} of rows of unequal length: give integers (n,)"
+            f"`labels` is a {type(labels).__name__} with rows of unequal length: give integers (n,)"
         ) from error
     return array.astype(int) if array.shape == (0,) else array
 
 
 def _remedy(labels: Array | np.ndarray) -> str:
     if labels.ndim == 2 and labels.shape[1] == 1:
-        return "give integers (n,), by `labels[:, 0].astype(int)`"
+        return "give integers (n,), `labels[:, 0].astype(int)`"
     if labels.ndim == 2:
-        return "give integers (n,), by `labels.argmax(axis=1)` if these are one-hot"
+        return "give integers (n,); for one-hot labels, `labels.argmax(axis=1)`"
     if labels.dtype.kind in "OSUT":
-        return "give integers (n,), by `np.unique(labels, return_inverse=True)[1]` if these are names"
-    return "give integers (n,), by `labels.astype(int)` if these are whole numbers"
+        return "give integers (n,); for class names, `np.unique(labels, return_inverse=True)[1]`"
+    return "give integers (n,); for whole numbers, `labels.astype(int)`"
 
 
 def check_labels(inputs: Inputs, labels: Any, num_classes: int) -> Labels:
-    """The labels of a batch of inputs, as an array `(n,)` of int32.
+    """The labels of a batch of inputs, as an int32 array `(n,)`.
 
-    **Raises:** `TypeError` or `ValueError` if they are no integers `(n,)`, there are not as many labels as inputs, or
-    one whose value is known is out of range.
+    **Raises:** `TypeError` or `ValueError` if the labels are not integers `(n,)`, if there are not as many labels as
+    inputs, or if a label is out of range. The range is not checked under `jax.jit`.
     """
     labels = as_labels(labels)
     check_shape("labels", labels, (inputs.shape[0],), "one label for each input")
@@ -70,10 +70,10 @@ def check_labels(inputs: Inputs, labels: Any, num_classes: int) -> Labels:
 
 
 def check_weights(weights: Weights | None, num_examples: int) -> Float[Array, " batch"] | None:
-    """A batch's weights as an array `(n,)`, or `None` if there are none.
+    """The weights of a batch as an array `(n,)`, or `None` if there are none.
 
-    **Raises:** `ValueError` if there are not as many weights as inputs, or one whose value is known is negative or not
-    finite; `TypeError` if they are no numbers.
+    **Raises:** `ValueError` if there are not as many weights as inputs, or if a weight is negative or not finite (not
+    checked under `jax.jit`); `TypeError` if the weights are not numbers.
     """
     if weights is None:
         return None

@@ -1,4 +1,4 @@
-"""Gradients of parts that do not hear of one another, taken one after another in the memory of one."""
+"""Gradients of independent blocks, computed one block at a time, so that peak memory is that of one block."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,11 +13,11 @@ from .._types import PRNGKey, Scalar
 def local_losses(
     loss: Callable[[PyTree, Array, PRNGKey], Scalar], parts: Sequence[PyTree], inputs: Array, keys: Key[Array, " parts"]
 ) -> Float[Array, " parts"]:
-    """`loss(part, inputs, key)` of each part, to be differentiated by reverse mode in the parts alone.
+    """`loss(part, inputs, key)` of each part, for reverse-mode differentiation with respect to the parts.
 
-    Automatic differentiation runs all parts forward and then all back, and keeps what all of them
-    computed in between. No gradient crosses from one to another, so here each is taken back before
-    the next begins: the value is the same, the memory that of one part.
+    Automatic differentiation runs the forward passes of all parts, then all backward passes. In between it keeps the
+    activations of all parts. The parts are independent, so this function runs the backward pass of each part right
+    after its forward pass. Losses and gradients are the same, and only the activations of one part are in memory.
     """
     return _local_losses(list(parts), (loss, inputs, keys))
 
@@ -50,9 +50,10 @@ def _backward(
 
 
 def _after(inputs: Array, gradient: PyTree) -> Array:
-    """The inputs as they are, but not before the gradient is there: it adds zeros that a compiler cannot foresee.
+    """`inputs` with a data dependency on `gradient`: XLA cannot start the next part before this one's backward pass.
 
-    (It does away with `jax.lax.optimization_barrier` before it decides what runs when.)
+    The function adds a sum of zeros that XLA cannot simplify away. `jax.lax.optimization_barrier` does not do: on a
+    CPU, XLA removes it before it schedules the operations (cf. openxla/xla#20440).
     """
     numbers = jnp.concatenate([jnp.ravel(leaf)[:1] for leaf in jax.tree.leaves(gradient)])
     zeros = 0 * jnp.where(jnp.isfinite(numbers), numbers, 0)

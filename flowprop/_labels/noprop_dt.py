@@ -1,4 +1,4 @@
-"""NoProp-DT: a label's path cut into T steps, with one independent block for each step."""
+"""NoProp-DT: a classifier of T independent blocks, one for each step from noise to the label."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,51 +11,49 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._flow.flow import Flow, Network
 from .._frozen import trainable
-from .._loss.time_sampling import AbstractTimeSampling
 from .._loss.weighting import StepELBOWeighting
 from .._path.path import VPPath
 from .._path.prediction import AbstractPrediction, CategoricalPrediction
 from .._path.schedule import AbstractNoiseSchedule, CosineNoiseSchedule
 from .._types import Inputs, PRNGKey, Real, Scalar, Time, Weights, check_key, check_number, check_positive, checked
+from .block_flow import block_flow
+from .block_steps import block_steps
 from .classifier import Classifier
 from .draws import over_draws
 from .embedding import Embedding
-from .label_loss import choose_objective, condition_of, label_terms, sum_of
+from .label_loss import choose_objective, label_terms, sum_of
 from .labelled import check_labels, check_weights
 from .local_gradients import local_losses
 from .objective import AbstractObjective
 from .readout import AbstractReadout, RadialReadout, most_probable
-from .stacked import arrays_of, stacked
+from .stacked import arrays_of, stacked, with_arrays
 
 
 Encoder = Callable[[Any], PyTree]
 
 
-class BlockTime(AbstractTimeSampling):
-    """One time, that of a block's input, as a share of the flow's span."""
-
-    time: float
-
-    def sample(self, num_times: int, *, key: PRNGKey) -> Float[Array, " num_times"]:
-        return jnp.full(num_times, self.time)
-
-
 class NoPropDT(eqx.Module):
-    """Classifies by T blocks, each trained on its own to see the label through its share of noise.
+    """Classifies by T blocks that denoise a label in T steps. Each block is trained on its own.
 
-    (NoProp-DT of [NoProp](https://arxiv.org/abs/2503.24322).) Block i reads `z_{i-1}`, the label at time `(i - 1)/T` of
-    a variance-preserving path, and the input, and estimates the clean label `u_i`. In training `z_{i-1}` is made from
-    the label, so that no block waits for another and no gradient passes from one to another. In prediction the blocks
-    follow one another, from noise (eq. 6):
+    This is NoProp-DT ([NoProp](https://arxiv.org/abs/2503.24322), algorithm 1). Each block is a denoiser. Block `i`
+    takes the input and `z_{i-1}`, the noisy label at time `(i - 1)/T` of a variance-preserving diffusion, and estimates
+    the clean label `u_i` (the target, or x0-prediction).
+
+    - **Training**: `z_{i-1}` is made from the true label and noise. So no block waits for another block, and no
+      gradient passes from block to block.
+    - **Prediction**: the blocks run one after another, from noise `z_0`, by the step below (equation 6). The readout
+      decodes the class from the last point, `z_T`.
+
+    The step of block `i`, with coefficients from the noise schedule, is
 
         z_i = a_i u_i + b_i z_{i-1} + sqrt(c_i) eps
 
-    `loss` trains all blocks at once. If each block has its own encoder, a block's gradient is computed
-    as soon as its loss is known and its activations are dropped, so that T blocks train in the memory
-    of one. Such a loss cannot be differentiated in forward mode.
+    `loss` trains all blocks in the same step. If each block has its own encoder, `loss` computes the gradient of a
+    block directly after its loss and then frees its activations. Training then needs the activation memory of one
+    block. Such a loss cannot be differentiated in forward mode.
 
-    To train one block after another, in the paper's order, train `block(i)`, an ordinary
-    [`flowprop.Classifier`][], and put it back by `with_block(i, ...)`.
+    To train the blocks one after another, in the order of the paper, train `block(i)`, which is an ordinary
+    [`flowprop.Classifier`][], and put it back with `with_block(i, ...)`.
 
     ```python
     import flowprop as fp
@@ -65,29 +63,35 @@ class NoPropDT(eqx.Module):
     keys = jax.random.split(jax.random.key(0), 5)
     networks = [fp.nn.MLP(shape=(3,), condition_size=2, width=16, depth=1, key=key) for key in keys]
     model = fp.NoPropDT(networks, embedding=fp.one_hot_embedding(3))
-    loss = model.loss(jnp.ones((4, 2)), [0, 2, 1, 0], key=keys[0])  # what `fp.fit` minimises
-    classes = model.predict(jnp.ones((4, 2)), key=keys[1])  # (4,)
+    inputs, labels = jnp.ones((4, 2)), [0, 2, 1, 0]
+    loss = model.loss(inputs, labels, key=keys[0])  # `fp.fit` minimises this
+    classes = model.predict(inputs, key=keys[1])
+    print(model.num_blocks, loss.shape, classes.shape)  # 5 () (4,)
     ```
 
     **Arguments:**
 
-    - `networks`: T callables `network(t, z, features)` that differ in their parameters alone. The parameters are
-      stacked, so that one product serves all blocks.
-    - `embedding`: the points of the classes.
-    - `encoder`: one callable that all blocks share, or a sequence of T, one for each (as in the paper).
-      Encoders are not stacked, since stacked convolutions are slow. By default the input itself.
-    - `schedule`: a noise schedule without parameters to train. By default [`flowprop.CosineNoiseSchedule`][]`()`.
-    - `prediction`: by default [`flowprop.CategoricalPrediction`][]`()`: the networks return logits.
-    - `readout`: how a class is read off the last block's end. By default [`flowprop.RadialReadout`][]`()`.
-    - `objective`: what is minimised, as for [`flowprop.Classifier`][]; [`flowprop.ELBOObjective`][]`(eta=0.1)` is the
-      paper's. The noise is gaussian and independent of the labels, as the blocks' steps need.
-    - `stochasticity`: how much noise a step draws: 1 for the posterior's own, 0 for none
-      ([`flowprop.AncestralIntegrator`][]).
-    - `keep_activations`: whether to keep all blocks' activations until the gradient, as automatic differentiation does:
-      for forward mode, or to measure what it costs.
+    - `networks`: T callables `network(t, z, features)`. They differ only in the values of their arrays. These are
+      stacked, so that one matrix product computes a layer of all blocks.
+    - `embedding`: the points of the classes, such as [`flowprop.one_hot_embedding`][]`(10)`.
+    - `encoder`: one callable on an input that all blocks share, or a sequence of T callables, one for each block (as in
+      the paper). It returns the features. Encoders are not stacked, since stacked convolutions are slow. By default the
+      features are the input itself.
+    - `schedule`: a noise schedule without trainable parameters. By default [`flowprop.CosineNoiseSchedule`][]`()`.
+    - `prediction`: what the networks return. By default logits, [`flowprop.CategoricalPrediction`][]`()`.
+    - `readout`: the decoding of the last block's output into class probabilities. By default
+      [`flowprop.RadialReadout`][]`()`.
+    - `objective`: the training loss. By default [`flowprop.CrossEntropyObjective`][]`()` if the networks return logits,
+      and [`flowprop.RegressionObjective`][]`()` otherwise. The paper's is [`flowprop.ELBOObjective`][]`(eta=0.1)`. The
+      noise is always gaussian and independent of the labels, since the steps of the blocks need that.
+    - `stochasticity`: how much noise a step draws, from 0 (none, deterministic) to 1 (the noise of the posterior), as
+      in [`flowprop.AncestralIntegrator`][].
+    - `keep_activations`: whether to keep the activations of all blocks until the backward pass, as plain automatic
+      differentiation does. Set it to differentiate in forward mode, or to measure the memory that it costs.
 
-    **Raises:** `ValueError` for no networks, networks that differ, another number of encoders, a schedule with
-    parameters, or a `stochasticity` outside of [0, 1].
+    **Raises:** `ValueError` if there are no networks, if they differ in more than the values of arrays, if there are
+    neither one nor T encoders, if the schedule has parameters, if `stochasticity` is outside [0, 1], or if the
+    objective does not suit the other arguments (see [`flowprop.Classifier`][]).
     """
 
     encoders: tuple[Encoder, ...]
@@ -118,19 +122,19 @@ class NoPropDT(eqx.Module):
         if isinstance(encoder, Sequence) and len(encoders) != len(networks):
             raise ValueError(
                 f"`encoder` has {len(encoders)} callables where `networks` has {len(networks)}: give one for each "
-                "block, or a single callable for all"
+                "block, or a single callable that all blocks share"
             )
         if any(jax.tree.leaves(trainable(schedule))):
             raise ValueError(
-                f"`schedule` is {type(schedule).__name__}, which has parameters: blocks stand at fixed times, and "
-                "train no schedule; `fp.ct_flow` does"
+                f"`schedule` is {type(schedule).__name__}, which has parameters, and blocks at fixed times train no "
+                "schedule: give a fixed one, or a classifier around `fp.ct_flow`"
             )
         check_number(
             "stochasticity",
             stochasticity,
             at_least=0,
             at_most=1,
-            remedy="give a number from 0 (no noise) to 1 (the posterior's)",
+            remedy="give a number from 0 (no noise) to 1 (the posterior's noise)",
         )
         self.encoders = encoders
         self.flow = Flow(
@@ -149,7 +153,7 @@ class NoPropDT(eqx.Module):
 
     @property
     def times(self) -> Float[np.ndarray, " times"]:
-        """The T + 1 times between which the blocks step: equal steps over the path's span."""
+        """The T + 1 times between which the blocks step: equally spaced over the span of the path."""
         return np.linspace(*self.flow.path.span, self.num_blocks + 1, dtype=np.float32)
 
     @property
@@ -159,50 +163,53 @@ class NoPropDT(eqx.Module):
 
     @checked
     def check_data(self, inputs: Inputs, labels: Any) -> None:
-        """Check a whole data set before training; `fp.fit` calls this once, before its first step.
+        """Check a whole data set. [`flowprop.fit`][] calls this once, before its first step.
 
         **Arguments:**
 
         - `inputs`: all inputs, `(n, ...)`.
-        - `labels`: their classes, `(n,)`.
+        - `labels`: their classes, integers `(n,)` from 0 on: an array or a list.
 
-        **Raises:** `TypeError` or `ValueError` if the labels are no integers `(n,)`, there are not as many labels as
-        inputs, or one is out of range.
+        **Raises:** `TypeError` or `ValueError` if the labels are not integers `(n,)`, if there are not as many labels
+        as inputs, or if a label is out of range.
         """
         check_labels(inputs, labels, self.num_classes)
 
     @checked
     def loss(self, inputs: Inputs, labels: Any, *, key: PRNGKey, weights: Weights | None = None) -> Scalar:
-        """The training loss of all blocks, the mean of `block_losses`.
+        """The training loss, which [`flowprop.fit`][] minimises: the mean of `block_losses`.
 
         **Arguments:**
 
         - `inputs`: a batch of what the encoders take.
-        - `labels`: their classes, integers `(n,)`: an array or a list.
-        - `key`: a typed key for the noise.
-        - `weights`: a weight for each example, `(n,)`; of mean 1 they keep the loss's scale. By default 1.
+        - `labels`: their classes, integers `(n,)` from 0 on: an array or a list.
+        - `key`: a typed key for the noise that hides the labels.
+        - `weights`: a weight for each example, `(n,)`. Weights of mean 1 keep the scale of the loss. By default all
+          are 1.
 
-        **Returns:** a scalar.
+        **Returns:** a scalar, the mean over the blocks.
 
-        **Raises:** as `terms`.
+        **Raises:** `TypeError` or `ValueError` if the labels are not integers `(n,)`, if there are not as many labels
+        or weights as inputs, if a label is out of range, or if a weight is negative or not finite.
         """
         return jnp.mean(self.block_losses(inputs, labels, key=key, weights=weights))
 
     @checked
     def terms(self, inputs: Inputs, labels: Any, *, key: PRNGKey, weights: Weights | None = None) -> dict[str, Scalar]:
-        """The terms of the loss by name, each its mean over the batch and over the blocks.
+        """The terms of the training loss by name, each averaged over the batch and over the blocks.
 
         **Arguments:**
 
         - `inputs`: a batch of what the encoders take.
-        - `labels`: their classes, integers `(n,)`: an array or a list.
-        - `key`: a typed key for the noise.
-        - `weights`: a weight for each example, `(n,)`; of mean 1 they keep the loss's scale. By default 1.
+        - `labels`: their classes, integers `(n,)` from 0 on: an array or a list.
+        - `key`: a typed key for the noise that hides the labels.
+        - `weights`: a weight for each example, `(n,)`. Weights of mean 1 keep the scale of the loss. By default all
+          are 1.
 
-        **Returns:** the objective's terms, scalars.
+        **Returns:** a dict of scalars, the terms of the objective.
 
-        **Raises:** `TypeError` or `ValueError` if the labels are no integers `(n,)`, there are not as many labels or
-        weights as inputs, a label is out of range, or a weight is negative or not finite.
+        **Raises:** `TypeError` or `ValueError` if the labels are not integers `(n,)`, if there are not as many labels
+        or weights as inputs, if a label is out of range, or if a weight is negative or not finite.
         """
         labels, weights = check_labels(inputs, labels, self.num_classes), check_weights(weights, inputs.shape[0])
         return jax.tree.map(jnp.mean, self._block_terms(jnp.asarray(inputs), jnp.asarray(labels), weights, key))
@@ -211,18 +218,20 @@ class NoPropDT(eqx.Module):
     def block_losses(
         self, inputs: Inputs, labels: Any, *, key: PRNGKey, weights: Weights | None = None
     ) -> Float[Array, " blocks"]:
-        """The loss of each block.
+        """The training loss of each block, averaged over the batch.
 
         **Arguments:**
 
         - `inputs`: a batch of what the encoders take.
-        - `labels`: their classes, integers `(n,)`: an array or a list.
-        - `key`: a typed key for the noise.
-        - `weights`: a weight for each example, `(n,)`; of mean 1 they keep the loss's scale. By default 1.
+        - `labels`: their classes, integers `(n,)` from 0 on: an array or a list.
+        - `key`: a typed key for the noise that hides the labels.
+        - `weights`: a weight for each example, `(n,)`. Weights of mean 1 keep the scale of the loss. By default all
+          are 1.
 
         **Returns:** the losses, `(T,)`.
 
-        **Raises:** as `terms`.
+        **Raises:** `TypeError` or `ValueError` if the labels are not integers `(n,)`, if there are not as many labels
+        or weights as inputs, if a label is out of range, or if a weight is negative or not finite.
         """
         labels, weights = check_labels(inputs, labels, self.num_classes), check_weights(weights, inputs.shape[0])
         check_key("key", key)
@@ -247,31 +256,33 @@ class NoPropDT(eqx.Module):
         weights: Float[Array, " batch"] | None,
         key: PRNGKey,
     ) -> dict[str, Float[Array, " blocks"]]:
-        """The terms of all blocks side by side, their networks as one."""
+        """The terms of all blocks, whose stacked networks run as one."""
 
         def terms(arrays: PyTree, t: Time, features: PyTree, key: PRNGKey) -> dict[str, Scalar]:
-            parts = self.objective, self._with_network(arrays), self.embedding, self.readout
+            parts = self.objective, with_arrays(self.flow, arrays), self.embedding, self.readout
             return label_terms(*parts, features, labels, jnp.full(labels.shape, t), weights, key=key)
 
         features = self._features(lambda encoder: jax.vmap(encoder)(inputs))
-        return jax.vmap(terms)(self._arrays, self.times[:-1], features, jax.random.split(key, self.num_blocks))
+        keys = jax.random.split(key, self.num_blocks)
+        return jax.vmap(terms)(arrays_of(self.flow.network), self.times[:-1], features, keys)
 
     @checked
     def predict_proba(
         self, inputs: Inputs, *, key: PRNGKey, num_draws: int = 1, batch_size: int | None = None
     ) -> Float[Array, "batch classes"]:
-        """Class probabilities, read off the last block's end. Each encoder is called once for an input.
+        """Class probabilities: all blocks run from noise, and the readout decodes the output of the last.
 
         **Arguments:**
 
-        - `inputs`: a batch of what the encoders take.
-        - `key`: a typed key for the starting noise and the steps; an input's result does not depend on its batch.
-        - `num_draws`: how many draws of that noise for each input; the probabilities are their mean.
-        - `batch_size`: how many inputs are computed at once, each with its draws. By default as many as make 1024
+        - `inputs`: a batch of what the encoders take. Each encoder is called once for each input.
+        - `key`: a typed key for the starting noise and the noise of the steps. The result for an input depends on the
+          key and on its position, not on the other inputs.
+        - `num_draws`: the number of draws of this noise for each input; the probabilities are their mean.
+        - `batch_size`: how many inputs are computed at once, each with its draws. By default as many as give 1024
           draws.
 
-        **Returns:** probabilities `(n, classes)`, by T evaluations of a network each; NaN in the row of an input
-        that is not finite, or whose features are not.
+        **Returns:** probabilities `(n, classes)`, from T evaluations of a network for each draw. A row is NaN if its
+        input or its features are not finite.
 
         **Raises:** `ValueError` if `num_draws` or `batch_size` is not positive.
         """
@@ -283,19 +294,20 @@ class NoPropDT(eqx.Module):
     def predict(
         self, inputs: Inputs, *, key: PRNGKey, num_draws: int = 1, batch_size: int | None = None
     ) -> Int[Array, " batch"]:
-        """The most probable classes.
+        """The most probable class of each input, by `predict_proba`.
 
         **Arguments:**
 
-        - `inputs`: a batch of what the encoders take.
-        - `key`: a typed key for the starting noise and the steps; an input's result does not depend on its batch.
-        - `num_draws`: how many draws of that noise for each input.
-        - `batch_size`: how many inputs are computed at once, each with its draws. By default as many as make 1024
+        - `inputs`: a batch of what the encoders take. Each encoder is called once for each input.
+        - `key`: a typed key for the starting noise and the noise of the steps. The result for an input depends on the
+          key and on its position, not on the other inputs.
+        - `num_draws`: the number of draws of this noise for each input; the probabilities are their mean.
+        - `batch_size`: how many inputs are computed at once, each with its draws. By default as many as give 1024
           draws.
 
         **Returns:** classes `(n,)`; -1 for an input whose probabilities are NaN.
 
-        **Raises:** `ValueError` if `num_draws` or `batch_size` is not positive, or, outside of `jax.jit`, if the
+        **Raises:** `ValueError` if `num_draws` or `batch_size` is not positive. Outside of `jax.jit`, also if the
         probabilities of all inputs are NaN although the inputs are finite.
         """
         probabilities = self.predict_proba(inputs, key=key, num_draws=num_draws, batch_size=batch_size)
@@ -303,18 +315,20 @@ class NoPropDT(eqx.Module):
 
     @checked
     def block(self, index: int) -> Classifier:
-        """Block `index`, from 0, as a classifier of its own: its `loss` is that block's.
+        """One block as a classifier of its own, whose `loss` is the loss of this block.
 
-        **Raises:** `IndexError` for a block that there is not.
+        **Arguments:**
+
+        - `index`: which block, from 0 to T - 1.
+
+        **Returns:** a [`flowprop.Classifier`][], trained at the time of this block only.
+
+        **Raises:** `IndexError` if there is no such block.
         """
         self._check_block(index)
-        flow = self._with_network(jax.tree.map(lambda array: array[index], self._arrays))
-        start, end = flow.span
-        time = BlockTime(float(self.times[index] - start) / (end - start))
-        flow = eqx.tree_at(lambda flow: flow.time_sampling, flow, time)
         return Classifier(
             encoder=self.encoders[self._encoder_of(index)],
-            flow=flow,
+            flow=block_flow(self.flow, index, self.times[index]),
             embedding=self.embedding,
             readout=self.readout,
             objective=self.objective,
@@ -322,63 +336,58 @@ class NoPropDT(eqx.Module):
 
     @checked
     def with_block(self, index: int, block: Classifier) -> "NoPropDT":
-        """These blocks with `block`, trained perhaps, in place of the one at `index`.
+        """A copy of this model with one block replaced, for example by a trained one.
 
-        What all blocks share is taken from it too: the embedding, the readout, a shared encoder.
+        The parts that all blocks share are taken from the new block too: the embedding, the readout, a shared encoder.
 
-        **Raises:** `IndexError` for a block that there is not.
+        **Arguments:**
+
+        - `index`: which block, from 0 to T - 1.
+        - `block`: the new block, in the form that `block(index)` returns.
+
+        **Returns:** the new model.
+
+        **Raises:** `IndexError` if there is no such block.
         """
         self._check_block(index)
-        arrays = jax.tree.map(lambda all, one: all.at[index].set(one), self._arrays, arrays_of(block.flow.network))
+        old, new = arrays_of(self.flow.network), arrays_of(block.flow.network)
+        arrays = jax.tree.map(lambda all, one: all.at[index].set(one), old, new)
         place = self._encoder_of(index)
         return eqx.tree_at(
             lambda dt: (dt.encoders[place], dt.flow, dt.embedding, dt.readout),
             self,
-            (block.encoder, self._with_network(arrays), block.embedding, block.readout),
+            (block.encoder, with_arrays(self.flow, arrays), block.embedding, block.readout),
         )
 
     def transport(self, features: PyTree, *, key: PRNGKey) -> Float[Array, "*shape"]:
-        """One example's label from noise through all blocks, in data coordinates.
+        """Runs all blocks for one example, from noise to the label.
 
         **Arguments:**
 
-        - `features`: of the example, by `encode`.
-        - `key`: for the starting noise and the steps.
+        - `features`: the features of the example, as `encode` returns them.
+        - `key`: a typed key for the starting noise and the noise of the steps.
+
+        **Returns:** the output of the last block, in the coordinates of the embedding: a point of its shape.
         """
         self.flow.check_gaussian("a block's step")
-        key_start, key_steps = jax.random.split(key)
-        path, dtype = self.flow.path, self.embedding.matrix.dtype
-
-        def step(z: Array, block: PyTree) -> tuple[Array, None]:
-            arrays, features, start, end, key = block
-            flow = self._with_network(arrays)
-            target = flow.estimate(start, z, condition_of(flow, features, self.embedding)).target
-            a, b, noise_std = path.posterior(start, end, self.stochasticity)
-            return a * target + b * z + noise_std * jax.random.normal(key, z.shape, z.dtype), None
-
-        keys = jax.random.split(key_steps, self.num_blocks)
-        blocks = (self._arrays, features, self.times[:-1], self.times[1:], keys)
-        z, _ = jax.lax.scan(step, self.flow.draw_noise(key=key_start).astype(dtype), blocks)
-        return z / path.alpha(path.span[1])
+        return block_steps(self.flow, self.embedding, features, self.times, self.stochasticity, key=key)
 
     def encode(self, example: Array) -> PyTree:
-        """One example's features, each leaf with a first axis of blocks."""
+        """The features of one example for all blocks.
+
+        **Arguments:**
+
+        - `example`: one input, without a batch axis.
+
+        **Returns:** what the encoders return; each leaf has a first axis of blocks, `(T, ...)`.
+        """
         return self._features(lambda encoder: encoder(example))
 
     def _features(self, encode: Callable[[Encoder], PyTree]) -> PyTree:
-        """What each block's encoder gives, stacked. Not the encoders: stacked convolutions are slow."""
+        """The results of `encode` for the encoder of each block, stacked."""
         features = [encode(encoder) for encoder in self.encoders]
         shared = self.num_blocks // len(features)
         return jax.tree.map(lambda *leaves: jnp.stack(leaves * shared), *features)
-
-    @property
-    def _arrays(self) -> PyTree:
-        return arrays_of(self.flow.network)
-
-    def _with_network(self, arrays: PyTree) -> Flow:
-        """The flow whose network has these arrays, a block's or all."""
-        network = eqx.combine(arrays, self.flow.network)
-        return eqx.tree_at(lambda flow: flow.network, self.flow, network)
 
     def _encoder_of(self, index: int) -> int:
         return index % len(self.encoders)

@@ -1,4 +1,4 @@
-"""What a flow of labels is trained to do at one time: to lower an error, or the terms of a bound."""
+"""Training losses of classifiers: what is minimised for one example at one time."""
 
 import abc
 from typing import ClassVar, NamedTuple
@@ -20,7 +20,7 @@ Terms = dict[str, Scalar]
 
 
 class LabelSample(NamedTuple):
-    """One training example: a label hidden in noise, and what the network made of it."""
+    """One training example: a label, its noise, a time, and the network's output there."""
 
     label: Int[Array, ""]
     t: Time
@@ -32,24 +32,26 @@ class LabelSample(NamedTuple):
     end_noise: Point
 
     def error(self, flow: Flow) -> Scalar:
-        """The squared error in the units of the network's output."""
+        """The squared error of the network's output."""
         return flow.prediction.error(flow.path, self.t, self.z0, self.z1, self.output, self.condition)
 
 
 class AbstractObjective(eqx.Module):
-    """One example's training error, as named terms whose sum is minimised.
+    """Base class of training losses for [`flowprop.Classifier`][] and [`flowprop.NoPropDT`][].
 
-    An objective states:
+    An objective gives the loss of one example at one time as named terms, whose sum is minimised. A class of your own
+    defines:
 
-    - `trains_ends`: whether its terms hold a learnable schedule's end points in place. A plain regression would let
-      them run away.
-    - `needs_logits`: whether the network's output must be logits over the classes.
-    - `needs_gaussian_noise`: whether its terms are right only if noise is gaussian given the data. Others take any
-      source and coupling.
-    - `reads_class`: whether its terms read the class off a point, so that they need the readout's gradient and train
-      its parameters.
-    - `path_noise`: the standard deviation of noise that is added to every point of a path, by default 0. A positive one
-      needs a straight path.
+    - `trains_ends`: a class attribute, whether its terms train the end points of a learnable noise schedule. Set it to
+      `False` for a plain regression, which would let the end points diverge.
+    - `needs_logits`: a class attribute, whether the network must return logits over the classes.
+    - `needs_gaussian_noise`: a class attribute, whether its terms are correct only for gaussian noise that is
+      independent of the data. If not, any source and coupling will do.
+    - `reads_class`: a method, whether its terms decode the class with the readout. If so, they train the readout's
+      parameters, and need its gradient.
+    - `terms`: a method that returns the terms.
+    - `path_noise`: if wanted, the standard deviation of noise that is added to every point of a path. By default 0. A
+      positive value needs a straight path.
     """
 
     trains_ends: eqx.AbstractClassVar[bool]
@@ -58,11 +60,31 @@ class AbstractObjective(eqx.Module):
 
     @abc.abstractmethod
     def reads_class(self, embedding: Embedding, readout: AbstractReadout) -> bool:
-        """Whether the terms hold a log-probability of `readout`, given what is trained."""
+        """Whether the terms contain a log-probability of the readout.
+
+        **Arguments:**
+
+        - `embedding`: the label embedding, trained or not.
+        - `readout`: the readout, with or without parameters.
+
+        **Returns:** a boolean.
+        """
 
     @abc.abstractmethod
     def terms(self, flow: Flow, embedding: Embedding, readout: AbstractReadout, sample: LabelSample) -> Terms:
-        """The terms of one example at one time."""
+        """The terms of the loss for one example at one time.
+
+        **Arguments:**
+
+        - `flow`: the flow.
+        - `embedding`: the label embedding.
+        - `readout`: the readout.
+        - `sample`: the example: its `label`, time `t`, noise `z0`, embedded label `z1`, the network's `output` at `t`,
+          the flow's `condition`, the `weight` of the time, and `end_noise`, standard gaussian noise of the shape of
+          `z1`. `sample.error(flow)` is the squared error of the output.
+
+        **Returns:** a dict from names to scalars.
+        """
 
     @property
     def path_noise(self) -> Real:
@@ -71,19 +93,21 @@ class AbstractObjective(eqx.Module):
 
 
 class RegressionObjective(AbstractObjective):
-    """The flow's own weighted squared error. It uses the embedded label only, and no readout.
+    """The flow's own loss: the weighted squared error of the network's output. It does not use the readout.
 
-    It is right for any source and coupling. If the embedding is learned, prefer an objective that keeps the embeddings
-    apart, such as [`flowprop.FlowMatchingObjective`][].
+    It is correct for any source and coupling. If the embedding is trained, prefer an objective that keeps the points of
+    the classes apart, such as [`flowprop.FlowMatchingObjective`][].
 
     ```python
     import flowprop as fp
     import jax
+    import jax.numpy as jnp
 
-    net = fp.nn.MLP(shape=(3,), condition_size=4, key=jax.random.key(0))
-    clf = fp.Classifier(
-        flow=fp.fm_flow(net, shape=(3,)), embedding=fp.one_hot_embedding(3), objective=fp.RegressionObjective()
-    )
+    net = fp.nn.MLP(shape=(3,), condition_size=4, width=16, depth=1, key=jax.random.key(0))
+    flow, embedding = fp.fm_flow(net, shape=(3,)), fp.one_hot_embedding(3)
+    clf = fp.Classifier(flow=flow, embedding=embedding, objective=fp.RegressionObjective())
+    terms = clf.terms(jnp.ones((2, 4)), [0, 2], key=jax.random.key(1))
+    print(list(terms))  # ['regression']
     ```
     """
 
@@ -92,27 +116,32 @@ class RegressionObjective(AbstractObjective):
     needs_gaussian_noise: ClassVar[bool] = False
 
     def reads_class(self, embedding: Embedding, readout: AbstractReadout) -> bool:
-        """No."""
+        """`False`: the readout is not used."""
         return False
 
     def terms(self, flow: Flow, embedding: Embedding, readout: AbstractReadout, sample: LabelSample) -> Terms:
-        """`regression`."""
+        """One term, `regression`: the weighted squared error."""
         return {"regression": sample.weight * sample.error(flow)}
 
 
 class CrossEntropyObjective(AbstractObjective):
-    """Cross-entropy of the logits of a categorical prediction, with the same weight at every time.
+    """The cross-entropy of the network's logits with the label, weighted equally at all times.
 
-    It has the same optimum as the squared error, `p(k | z_t, x)`, and is far better conditioned
-    ([Dieleman et al. 2022](https://arxiv.org/abs/2211.15089), section 3.2). It is right for any source and coupling.
+    It needs a [`flowprop.CategoricalPrediction`][]. Its optimum is the same as that of the squared error: the
+    probabilities `p(k | z_t, x)`. But it is far better conditioned ([Dieleman et al.
+    2022](https://arxiv.org/abs/2211.15089), section 3.2). It is correct for any source and coupling.
 
     ```python
     import flowprop as fp
     import jax
+    import jax.numpy as jnp
 
-    net = fp.nn.MLP(shape=(3,), condition_size=4, key=jax.random.key(0))
+    net = fp.nn.MLP(shape=(3,), condition_size=4, width=16, depth=1, key=jax.random.key(0))
     flow = fp.Flow(net, fp.CondOTPath(), fp.CategoricalPrediction(), shape=(3,))
-    clf = fp.Classifier(flow=flow, embedding=fp.one_hot_embedding(3), objective=fp.CrossEntropyObjective())
+    embedding = fp.one_hot_embedding(3)
+    clf = fp.Classifier(flow=flow, embedding=embedding, objective=fp.CrossEntropyObjective())
+    terms = clf.terms(jnp.ones((2, 4)), [0, 2], key=jax.random.key(1))
+    print(list(terms))  # ['cross_entropy']
     ```
     """
 
@@ -121,45 +150,49 @@ class CrossEntropyObjective(AbstractObjective):
     needs_gaussian_noise: ClassVar[bool] = False
 
     def reads_class(self, embedding: Embedding, readout: AbstractReadout) -> bool:
-        """No: the network's own logits are trained, not the readout's."""
+        """`False`: the logits are those of the network, not of the readout."""
         return False
 
     def terms(self, flow: Flow, embedding: Embedding, readout: AbstractReadout, sample: LabelSample) -> Terms:
-        """`cross_entropy`."""
+        """One term, `cross_entropy`, in nats."""
         entropy = optax.losses.softmax_cross_entropy_with_integer_labels(sample.output, sample.label)
         return {"cross_entropy": entropy}
 
 
 @checked
 class ELBOObjective(AbstractObjective):
-    """The bound on `-log p(y | x)` that NoProp-DT and NoProp-CT minimise.
+    """The evidence bound (negative ELBO) of NoProp-DT and NoProp-CT, an upper bound on `-log p(y | x)`.
 
-    (Algorithms 1 and 2, equations 8 and 14 of [NoProp](https://arxiv.org/abs/2503.24322).) Its terms:
+    Its terms are ([NoProp](https://arxiv.org/abs/2503.24322), algorithms 1 and 2, equations 8 and 14):
 
-    - `readout`: `-log p_out(y | z_1)`, with `z_1 = u_y + sigma(1)/alpha(1) eps` drawn from its own
-      distribution, in data coordinates;
-    - `prior`: `KL(q(z_0 | y) || N(0, I)) = (alpha_0^2 |u_y|^2 - d alpha_0^2 - d log(1 - alpha_0^2)) / 2`;
-    - `regression`: `eta` times the flow's weighted error, which with
-      [`flowprop.ELBOWeighting`][] is `eta SNR'(t)/2 |u - u_y|^2`, and `eta T/2 (SNR_i - SNR_{i-1})` times
-      the same in block i of [`flowprop.NoPropDT`][].
+    - `readout`: `-log p_out(y | z_1)`, where `z_1 = u_y + sigma(1)/alpha(1) eps` is the end point in data coordinates,
+      with gaussian noise `eps`.
+    - `prior`: `KL(q(z_0 | y) || N(0, I)) = (alpha_0^2 |u_y|^2 - d alpha_0^2 - d log(1 - alpha_0^2)) / 2`, where `d` is
+      the number of dimensions and `alpha_0 = alpha(0)`.
+    - `regression`: `eta` times the flow's weighted error. With [`flowprop.ELBOWeighting`][] it is
+      `eta SNR'(t)/2 |u - u_y|^2`. In block `i` of [`flowprop.NoPropDT`][] it is
+      `eta T/2 (SNR_i - SNR_{i-1}) |u_i - u_y|^2`.
 
-    The first two train embeddings, readout and end points; the third alone trains the network. The bound holds for
-    gaussian noise that is paired independently: a classifier refuses any other source or coupling with this objective.
+    `readout` and `prior` train the embedding, the readout and the end points of the schedule. `regression` trains the
+    network. The bound holds for gaussian noise that is independent of the labels: with this objective, a classifier
+    refuses any other source or coupling.
 
     ```python
     import flowprop as fp
     import jax
+    import jax.numpy as jnp
 
-    net = fp.nn.MLP(shape=(3,), condition_size=4, key=jax.random.key(0))
-    clf = fp.Classifier(
-        flow=fp.ct_flow(net, shape=(3,)), embedding=fp.one_hot_embedding(3), objective=fp.ELBOObjective(eta=1.0)
-    )
+    net = fp.nn.MLP(shape=(3,), condition_size=4, width=16, depth=1, key=jax.random.key(0))
+    flow, embedding = fp.ct_flow(net, shape=(3,)), fp.one_hot_embedding(3)
+    clf = fp.Classifier(flow=flow, embedding=embedding, objective=fp.ELBOObjective(eta=1.0))
+    terms = clf.terms(jnp.ones((2, 4)), [0, 2], key=jax.random.key(1))
+    print(sorted(terms))  # ['prior', 'readout', 'regression']
     ```
 
     **Arguments:**
 
-    - `eta`: the weight of the regression. The bound itself has 1, which is the paper's for CT; the
-      paper's for DT is 0.1.
+    - `eta`: the weight of the regression term. The bound holds for 1, which is also the paper's value for CT. The
+      paper's value for DT is 0.1.
 
     **Raises:** `ValueError` if `eta` is not positive and finite.
     """
@@ -171,14 +204,14 @@ class ELBOObjective(AbstractObjective):
     needs_gaussian_noise: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
-        check_number("eta", self.eta, above=0, remedy="only a positive weight trains the network")
+        check_number("eta", self.eta, above=0, remedy="give a positive weight: 0 would not train the network")
 
     def reads_class(self, embedding: Embedding, readout: AbstractReadout) -> bool:
-        """Always: it is a term of the bound."""
+        """`True`: the readout is a term of the bound."""
         return True
 
     def terms(self, flow: Flow, embedding: Embedding, readout: AbstractReadout, sample: LabelSample) -> Terms:
-        """`readout`, `prior` and `regression`."""
+        """Three terms, `readout`, `prior` and `regression`, in nats."""
         path, z1 = flow.path, sample.z1
         end = z1 + path.sigma(1.0) / path.alpha(1.0) * sample.end_noise
         share = jnp.square(path.alpha(0.0))
@@ -192,33 +225,36 @@ class ELBOObjective(AbstractObjective):
 
 @checked
 class FlowMatchingObjective(AbstractObjective):
-    """Flow matching with an anchor.
+    """The flow matching loss of NoProp-FM, with a cross-entropy that keeps trained embeddings apart (the anchor).
 
-    (Algorithm 3 and equation 24 of [NoProp](https://arxiv.org/abs/2503.24322).) Its terms:
+    Its terms are ([NoProp](https://arxiv.org/abs/2503.24322), algorithm 3 and equation 24):
 
-    - `regression`: the flow's weighted error, `|v - (z_1 - z_0)|^2` for a velocity;
-    - `anchor`: `-log p_out(y | z_t + (1 - t) v)`, the class read off the target that the velocity points
-      to. It is there if embedding or readout is trained, and keeps the embeddings apart.
+    - `regression`: the flow's weighted error. For a velocity prediction it is `|v - (z_1 - z_0)|^2`.
+    - `anchor`: `-log p_out(y | z_t + (1 - t) v)`. The readout decodes the class from the predicted target, that is from
+      the point to which the velocity leads. This term is present only if the embedding or the readout is trained.
 
-    It is right for any source and coupling.
+    It is correct for any source and coupling.
 
     ```python
     import flowprop as fp
     import jax
+    import jax.numpy as jnp
 
-    key_net, key_embedding = jax.random.split(jax.random.key(0))
-    net = fp.nn.MLP(shape=(8,), condition_size=4, key=key_net)
+    key_net, key_embedding, key = jax.random.split(jax.random.key(0), 3)
+    net = fp.nn.MLP(shape=(8,), condition_size=4, width=16, depth=1, key=key_net)
     clf = fp.Classifier(
         flow=fp.fm_flow(net, shape=(8,)),
         embedding=fp.learned_embedding(3, 8, key=key_embedding),
         objective=fp.FlowMatchingObjective(),
     )
+    terms = clf.terms(jnp.ones((2, 4)), [0, 2], key=key)
+    print(sorted(terms))  # ['anchor', 'regression']
     ```
 
     **Arguments:**
 
-    - `path_noise`: the `sigma` of equation 10, `z_t ~ N(t z_1 + (1 - t) z_0, sigma^2 I)`, with the same
-      `z_1 - z_0` to be learned. 0 or positive, and positive on a straight path only, such as
+    - `path_noise`: the standard deviation `sigma` in equation 10, `z_t ~ N(t z_1 + (1 - t) z_0, sigma^2 I)`. The
+      velocity to learn is still `z_1 - z_0`. By default 0. A positive value needs a straight path, such as
       [`flowprop.CondOTPath`][].
 
     **Raises:** `ValueError` if `path_noise` is negative or not finite.
@@ -231,14 +267,14 @@ class FlowMatchingObjective(AbstractObjective):
     needs_gaussian_noise: ClassVar[bool] = False
 
     def __check_init__(self) -> None:
-        check_number("path_noise", self.path_noise, at_least=0, remedy="give a standard deviation, 0 for none")
+        check_number("path_noise", self.path_noise, at_least=0, remedy="give a standard deviation, or 0 for no noise")
 
     def reads_class(self, embedding: Embedding, readout: AbstractReadout) -> bool:
-        """If the embedding or the readout has parameters to train."""
+        """`True` if the embedding or the readout has parameters to train."""
         return any(jax.tree.leaves(trainable((embedding, readout))))
 
     def terms(self, flow: Flow, embedding: Embedding, readout: AbstractReadout, sample: LabelSample) -> Terms:
-        """`regression` and, if the class is read, `anchor`."""
+        """The term `regression`, and `anchor` if the embedding or the readout is trained."""
         terms = {"regression": sample.weight * sample.error(flow)}
         if self.reads_class(embedding, readout):
             z = flow.path.interpolate(sample.t, sample.z0, sample.z1)

@@ -1,4 +1,4 @@
-"""Classes as examples of the data."""
+"""Label embeddings by typical examples of the data."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Shaped
 
 from .._batch import in_batches
+from .._checked import described
 from .._frozen import Frozen
 from .._types import Inputs, Real, check_positive, check_shape, checked
 from .embedding import Embedding, check_classes, check_norm
@@ -26,41 +27,46 @@ def prototype_embedding(
     num_classes: int | None = None,
     max_per_class: int = 1000,
 ) -> Embedding:
-    """Each class as its most typical example: the one of smallest median distance to the others of its class.
+    """A label embedding by prototypes: the point of each class is its most typical example.
 
-    [NoProp](https://arxiv.org/abs/2503.24322) initialises its image-sized embeddings in this way (section 2.3). If
-    `norm` is given, the mean over classes is subtracted first, because a component that all classes share does not
-    separate them. Measured on `fp.data.digits()` at norm 1, the smallest distance is then 1.04, and 0.50 with the mean
-    left in.
+    The most typical example (the medoid) is the one with the smallest median distance to the other examples of its
+    class. [NoProp](https://arxiv.org/abs/2503.24322) initialises its image-sized embeddings in this way (section 2.3).
 
-    The norm has the same meaning as for one-hot embeddings. The noise has unit variance in every pixel,
-    but only its part along the differences of embeddings can hide a class, and that part does not grow
-    with the image.
+    If `norm` is given, the mean over classes is subtracted first, because a component that all classes share does not
+    separate them. On `fp.data.digits()` with norm 1, the smallest distance between two classes is then 1.04; without
+    the subtraction it is 0.50.
+
+    `norm` has the same meaning as for [`flowprop.one_hot_embedding`][], also for large images. The noise has unit
+    variance in every pixel. But only its component along the differences between the points can hide a class, and that
+    component does not grow with the image.
 
     ```python
     import flowprop as fp
+    import numpy as np
 
-    images, labels, _, _ = fp.data.digits()
-    embedding = fp.prototype_embedding(images, labels)  # points (8, 8, 1)
+    images = np.random.default_rng(0).normal(size=(30, 8, 8, 1)).astype(np.float32)
+    embedding = fp.prototype_embedding(images, np.arange(30) % 3)
+    print(embedding.matrix.shape)  # (3, 8, 8, 1)
     ```
 
     **Arguments:**
 
-    - `inputs`: examples `(n, ...)`, finite. Bytes are divided by 255, unless there is an encoder to do so.
-    - `labels`: their classes, integers `(n,)`: an array or a list.
-    - `encoder`: a callable on one input that returns an array: the space of distances and embeddings.
-      By default that of the inputs themselves.
-    - `norm`: the length of every embedding, positive, or `None` for the examples as they are. In units of pixels
-      they are long, which gives the label away early, and free to grow if they are trained.
-    - `trainable`: whether they are trained; otherwise they are [`flowprop.Frozen`][].
-    - `num_classes`: by default one more than the largest label.
-    - `max_per_class`: how many examples of a class are compared, the first ones.
+    - `inputs`: examples `(n, ...)`, finite. Bytes are divided by 255 if there is no encoder.
+    - `labels`: their classes, integers `(n,)` from 0 on: an array or a list.
+    - `encoder`: a callable on one input that returns an array. Distances are measured, and the prototypes lie, in the
+      space of its outputs. By default they are those of the inputs themselves.
+    - `norm`: the length to which every prototype is rescaled, positive, or `None` to use the examples as they are. In
+      units of pixels, examples are long vectors: their class is recognised even in much noise, and they can grow in
+      training.
+    - `trainable`: whether the points are trained. If not, they are [`flowprop.Frozen`][].
+    - `num_classes`: the number of classes. By default one more than the largest label.
+    - `max_per_class`: the number of examples of each class that are compared: the first ones.
 
-    **Returns:** the embedding, of points of an input's shape or of the encoder's output's.
+    **Returns:** an [`flowprop.Embedding`][] whose points have the shape of an input, or of the encoder's output.
 
-    **Raises:** `ValueError` if there are not as many labels as inputs, a label is out of range, there are
-    fewer than 2 classes, a class has no example, an example that is compared is not finite, or a prototype is the mean
-    of all and so has no direction; `TypeError` if the labels are no integers or the encoder does not return a
+    **Raises:** `ValueError` if there are not as many labels as inputs, if a label is out of range, if there are fewer
+    than 2 classes, if a class has no example, if a compared example is not finite, or if a prototype equals the mean
+    over classes and so cannot be rescaled; `TypeError` if the labels are not integers, or the encoder does not return a
     floating-point array.
     """
     check_positive(max_per_class=max_per_class, num_classes=num_classes)
@@ -72,10 +78,10 @@ def prototype_embedding(
     examples = jnp.asarray(np.asarray(inputs)[np.concatenate(members)])
     features = eqx.filter_jit(in_batches)(_pixels if encoder is None else encoder, (examples,), 500)
     if not eqx.is_inexact_array(features):
-        raise TypeError(f"`encoder` returns {features!r} where one array of floating-point numbers is needed")
+        raise TypeError(f"`encoder` returns {described(features)}: return one array of floating-point numbers")
     if not bool(jnp.all(jnp.isfinite(features))):
         raise ValueError(
-            "`inputs`, or what `encoder` returns, has values that are not finite: leave these examples out"
+            "`inputs`, or the outputs of `encoder`, have values that are not finite: leave these examples out"
         )
 
     groups = np.split(np.asarray(features), np.cumsum([len(rows) for rows in members[:-1]]))
@@ -93,7 +99,7 @@ def _pixels(image: Array) -> Array:
 
 
 def _examples_by_class(labels: np.ndarray, num_classes: int | None, max_per_class: int) -> list[np.ndarray]:
-    """Where the first examples of each class are."""
+    """The positions of the first examples of each class."""
     if num_classes is None:
         num_classes = int(np.max(labels, initial=-1)) + 1
     check_classes(num_classes)
@@ -107,10 +113,10 @@ def _examples_by_class(labels: np.ndarray, num_classes: int | None, max_per_clas
 
 
 def _most_typical(points: Shaped[np.ndarray, "points dim"]) -> int:
-    """The point of smallest median distance to the others.
+    """The position of the point with the smallest median distance to the others.
 
-    In double precision, by scalar products, and in blocks: all distances of many points, or all
-    their differences, would not fit into memory.
+    Distances are computed from scalar products in double precision, for some rows at a time: all distances of many
+    points, or all their differences, would not fit into memory.
     """
     if len(points) == 1:
         return 0

@@ -1,4 +1,4 @@
-"""Reading a class off a point among the embeddings."""
+"""Readouts: the decoding of a point of label space into class probabilities."""
 
 import abc
 import math
@@ -24,42 +24,56 @@ from .._types import (
 )
 
 
-#: Up to how many coordinates of differences are computed directly; beyond, by a product of matrices.
+#: Up to this many coordinates of differences are computed directly, and more by a matrix product.
 _FEW = 2**20
 
 
 class AbstractReadout(eqx.Module):
-    """The distribution over classes at a point. It sees the point only, never the input.
+    """Base class of readouts, which decode the end point of a flow into class probabilities (NoProp's `p_out(y | z)`).
 
-    A readout states in `has_gradient` whether the gradient of its log-probabilities can train anything.
+    A readout is given the point only, never the input. A class of your own defines:
+
+    - `has_gradient`: a class attribute, whether its log-probabilities have a useful gradient. If not, no objective
+      trains through it.
+    - `__call__(z, matrix)`: the log-probabilities of the classes at the point `z`.
     """
 
     has_gradient: eqx.AbstractClassVar[bool]
 
     @abc.abstractmethod
     def __call__(self, z: Point, matrix: Float[Array, "classes *shape"]) -> Float[Array, " classes"]:
-        """Log-probabilities of the classes at `z`."""
+        """The log-probabilities of the classes at a point.
+
+        **Arguments:**
+
+        - `z`: one point, in data coordinates, `(*shape)`.
+        - `matrix`: the points of the classes, `(classes, *shape)`.
+
+        **Returns:** log-probabilities `(classes,)`.
+        """
 
 
 @checked
 class RadialReadout(AbstractReadout):
-    """Softmax of `-|z - u_k|^2 / (2 s^2)`: each class is a gaussian about its embedding.
+    """Decodes by distance: the softmax of `-|z - u_k|^2 / (2 s^2)`, as if each class were a gaussian around `u_k`.
 
-    These are equations 15 and 16 of [NoProp](https://arxiv.org/abs/2503.24322). The scale follows the embeddings but no
-    gradient passes through it: otherwise the loss would fall by drawing the nearest two embeddings together, which
-    sharpens the readout for all others. Embeddings that coincide share their probability.
+    These are equations 15 and 16 of [NoProp](https://arxiv.org/abs/2503.24322). `s` is `scale` times the smallest
+    distance between the points of two classes, so it follows the embedding. No gradient passes through this distance:
+    otherwise training could lower the loss by moving the two nearest points together, which makes the readout sharper
+    for all other classes. Classes whose points coincide share their probability.
 
     ```python
     import flowprop as fp
     import jax.numpy as jnp
 
     readout = fp.RadialReadout(scale=0.2)
-    log_probabilities = readout(jnp.array([0.9, 0.2, 0.0]), fp.one_hot_embedding(3).matrix)  # (3,)
+    log_probs = readout(jnp.array([0.9, 0.2, 0.0]), fp.one_hot_embedding(3).matrix)
+    print(log_probs.shape, int(jnp.argmax(log_probs)))  # (3,) 0
     ```
 
     **Arguments:**
 
-    - `scale`: `s`, in units of the smallest distance between two different embeddings.
+    - `scale`: `s`, in units of the smallest distance between two different points.
 
     **Raises:** `ValueError` if `scale` is not positive and finite.
     """
@@ -69,7 +83,7 @@ class RadialReadout(AbstractReadout):
     has_gradient: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
-        check_number("scale", self.scale, above=0, remedy="the readout's standard deviation is positive")
+        check_number("scale", self.scale, above=0, remedy="give a positive standard deviation")
 
     @checked
     def __call__(self, z: Point, matrix: Float[Array, "classes *shape"]) -> Float[Array, " classes"]:
@@ -78,17 +92,16 @@ class RadialReadout(AbstractReadout):
 
 
 class NearestReadout(AbstractReadout):
-    """All probability to the nearest embedding, or to the first of those equally near.
+    """Decodes as the nearest class, with probability 1. Of several equally near classes it takes the first.
 
-    It has no gradient, so it serves for predicting and not for training: an objective that reads the class off a point
-    refuses it.
+    It has no gradient, so use it for prediction. Objectives that train through the readout refuse it.
 
     ```python
     import flowprop as fp
     import jax.numpy as jnp
 
     readout = fp.NearestReadout()
-    readout(jnp.array([0.9, 0.2, 0.0]), fp.one_hot_embedding(3).matrix)  # [0, -inf, -inf]
+    print(readout(jnp.array([0.9, 0.2, 0.0]), fp.one_hot_embedding(3).matrix))  # [  0. -inf -inf]
     ```
     """
 
@@ -98,32 +111,36 @@ class NearestReadout(AbstractReadout):
     def __call__(self, z: Point, matrix: Float[Array, "classes *shape"]) -> Float[Array, " classes"]:
         distances = _square_distances(z, matrix)
         nearest = jnp.arange(distances.size) == jnp.argmin(distances)
-        # The difference is 0 there, or NaN if `z` is NaN, which is no class.
+        # For the nearest class the difference is 0, or NaN if `z` is NaN, which has no class.
         return jnp.where(nearest, jax.lax.stop_gradient(distances - jnp.min(distances)), -jnp.inf)
 
 
 class LinearReadout(AbstractReadout):
-    """Softmax of a linear map of the point, with parameters of its own.
+    """Decodes with a trained linear layer and a softmax: `log_softmax(A z + b)`.
 
-    (Section 2.3 of [NoProp](https://arxiv.org/abs/2503.24322).) The parameters are trained by an objective that reads
-    the class off a point, such as [`flowprop.ELBOObjective`][]. The readout does not use the embeddings: it learns from
-    training where they lie.
+    This is the readout of section 2.3 of [NoProp](https://arxiv.org/abs/2503.24322). An objective that trains through
+    the readout trains `A` and `b`, such as [`flowprop.ELBOObjective`][]. The readout does not use the points of the
+    classes. It learns from the training data where they are.
 
     ```python
     import flowprop as fp
     import jax
+    import jax.numpy as jnp
 
-    readout = fp.LinearReadout((20,), 10, key=jax.random.key(0))  # for ten embeddings of 20 numbers
+    key_readout, key_embedding = jax.random.split(jax.random.key(0))
+    readout = fp.LinearReadout((20,), 10, key=key_readout)
+    matrix = fp.learned_embedding(10, 20, key=key_embedding).matrix
+    print(readout(jnp.zeros(20), matrix).shape)  # (10,)
     ```
 
     **Arguments:**
 
-    - `shape`: the shape of one embedding.
-    - `num_classes`: how many log-probabilities the readout returns.
+    - `shape`: the shape of a point.
+    - `num_classes`: the number of classes.
     - `key`: a typed key for the initial weights.
 
-    **Raises:** `ValueError` for a number that is not positive and, when called, for a point of another shape or another
-    number of embeddings.
+    **Raises:** `ValueError` if a size is not positive. When called, also for a point of another shape or another number
+    of classes.
     """
 
     has_gradient: ClassVar[bool] = True
@@ -143,14 +160,14 @@ class LinearReadout(AbstractReadout):
     @checked
     def __call__(self, z: Point, matrix: Float[Array, "classes *shape"]) -> Float[Array, " classes"]:
         wanted = (self.num_classes, *self.shape)
-        check_shape("matrix", matrix, wanted, "make the readout for the embeddings' number and shape")
+        check_shape("matrix", matrix, wanted, "make the readout for the embedding's number of classes and shape")
         return jax.nn.log_softmax(self.linear(jnp.ravel(z)))
 
 
 def most_probable(probabilities: Float[Array, "batch classes"], inputs: Inputs) -> Int[Array, " batch"]:
     """The most probable class of each input; -1 if its probabilities are NaN.
 
-    **Raises:** `ValueError` if all are NaN although the inputs are finite: then the model is at fault, not an input.
+    **Raises:** `ValueError` if all probabilities are NaN although the inputs are finite: then the model is at fault.
     """
     missing = jnp.any(jnp.isnan(probabilities), axis=1)
     if missing.size and not is_traced(missing, inputs) and bool(jnp.all(missing)) and _all_finite(inputs):
@@ -166,11 +183,11 @@ def _all_finite(inputs: Inputs) -> bool:
 
 
 def smallest_gap(matrix: Float[Array, "classes *shape"]) -> Scalar:
-    """The smallest squared distance between two different rows; infinite if there are none.
+    """The smallest squared distance between two different rows; infinite if all rows are equal.
 
-    All differences of many rows would take as many numbers as `classes^2` times the size of a row. Many rows are
-    therefore compared by a product of matrices, which loses digits to cancellation only if two rows are close. If so,
-    the differences are computed after all, one row at a time.
+    Computing all differences takes `classes^2` times the size of a row in memory. So many rows are compared by a matrix
+    product. It loses digits to cancellation only if two rows are close. In that case, the differences are computed
+    after all, for one row at a time.
     """
     rows = matrix.reshape(len(matrix), -1)
     if len(rows) * rows.size <= _FEW:
@@ -180,7 +197,7 @@ def smallest_gap(matrix: Float[Array, "classes *shape"]) -> Scalar:
     products = jnp.matmul(rows, rows.T, precision=jax.lax.Precision.HIGHEST)
     gaps = squares[:, None] + squares[None, :] - 2 * products
     others = jnp.where(jnp.eye(len(rows), dtype=bool), jnp.inf, gaps)
-    # The best of each row without the rounding of the product.
+    # For the nearest neighbour of each row, the distance is computed without the rounding of the product.
     best = jnp.sum(jnp.square(rows - rows[jnp.argmin(others, axis=1)]), axis=1)
     return jax.lax.cond(
         jnp.min(others) > 0.01 * jnp.max(gaps),
@@ -190,7 +207,7 @@ def smallest_gap(matrix: Float[Array, "classes *shape"]) -> Scalar:
 
 
 def _smallest_of(gaps: Float[Array, "classes classes"]) -> Scalar:
-    # Compiled, the distance of a point to itself is not always quite 0.
+    # In compiled code, the distance of a point to itself is not always exactly 0.
     differ = gaps > jnp.finfo(gaps.dtype).eps * jnp.max(gaps)
     return jnp.min(gaps, initial=jnp.inf, where=differ)
 

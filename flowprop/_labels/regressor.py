@@ -1,4 +1,4 @@
-"""Regression by a flow of targets: from noise to a real-valued vector, given the input."""
+"""A regressor whose flow carries noise to a target, given the input."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,37 +17,41 @@ from .draws import over_draws
 from .labelled import check_weights
 
 
-#: Of any type that the flow's transform takes; `_check_targets` checks their shape.
+#: Targets of any type that the flow's transform takes. `_check_targets` checks their shape.
 Targets = Shaped[Array | np.ndarray, "..."]
 
 
 class Regressor(eqx.Module):
-    """Predicts a real-valued target, and how uncertain it is, by a flow given the input.
+    """Predicts the distribution of a real-valued target given an input (conditional density estimation).
 
-    It is to vectors what [`flowprop.Classifier`][] is to labels: the input is encoded once, and the flow moves in the
-    space of targets, whose whole distribution `p(y | x)` it learns. The mean of its samples estimates
-    `E[y | x]`; `fp.log_prob(regressor.flow, y, features)` is the log-density of targets.
+    It is the counterpart of [`flowprop.Classifier`][] for vectors. The encoder is called once for each input. Its
+    features are the condition (context) of a flow from noise to targets. The flow learns the whole distribution
+    `p(y | x)`, so the spread of its samples shows how uncertain a prediction is. The mean of the samples estimates
+    `E[y | x]`, and `fp.log_prob(regressor.flow, y, features)` is the log-density of targets in nats.
 
-    Targets should be of about unit scale, the noise's. Otherwise give the flow a transform, such as
-    `fp.Standardise.fit(targets)`: samples then have the targets' units.
+    The targets should have about unit scale, like the noise. Otherwise give the flow a transform, such as
+    `fp.Standardise.fit(targets)`. The samples then have the units of the targets.
 
     ```python
     import flowprop as fp
     import jax
     import jax.numpy as jnp
 
-    net = fp.nn.MLP(shape=(2,), condition_size=3, key=jax.random.key(0))
+    net = fp.nn.MLP(shape=(2,), condition_size=3, width=16, depth=1, key=jax.random.key(0))
     regressor = fp.Regressor(flow=fp.fm_flow(net, shape=(2,)))
     inputs, targets = jnp.ones((5, 3)), jnp.zeros((5, 2))
-    loss = regressor.loss(inputs, targets, key=jax.random.key(1))  # what `fp.fit` minimises
-    samples = regressor.sample(inputs, 10, key=jax.random.key(2))  # (5, 10, 2)
+    loss = regressor.loss(inputs, targets, key=jax.random.key(1))  # `fp.fit` minimises this
+    samples = regressor.sample(inputs, 10, key=jax.random.key(2))
+    print(samples.shape, samples.mean(axis=1).shape)  # (5, 10, 2) (5, 2)
     ```
 
     **Arguments:**
 
-    - `flow`: a flow of the targets' shape. Its network is given the features as condition. Training draws noise from
-      its source and pairs it by its coupling, whose condition is the features.
-    - `encoder`: a callable on one input, which returns the features. By default the input itself.
+    - `flow`: a flow of the targets' shape. Its condition (context) is the features. Training draws noise from the
+      flow's source (base distribution). The flow's coupling (minibatch pairing) pairs noise with targets; the
+      coupling's condition is the features.
+    - `encoder`: a callable on one input that returns its features: an array, or a PyTree of arrays. It is trained along
+      with the flow. By default the features are the input itself.
 
     **Raises:** `ValueError` if the flow's network has a state.
     """
@@ -63,36 +67,37 @@ class Regressor(eqx.Module):
 
     @checked
     def check_data(self, inputs: Inputs, targets: Targets) -> None:
-        """Check a whole data set before training; `fp.fit` calls this once, before its first step.
+        """Check a whole data set. [`flowprop.fit`][] calls this once, before its first step.
 
         **Arguments:**
 
         - `inputs`: all inputs, `(n, ...)`.
-        - `targets`: their targets, `(n, *shape)`.
+        - `targets`: the target of each input, `(n, *shape)`, with the flow's `shape`.
 
-        **Raises:** `ValueError` if there are not as many targets as inputs, one has another shape, or one is outside of
-        the support of the flow's transform.
+        **Raises:** `ValueError` if there are not as many targets as inputs, if a target has another shape, or if one is
+        outside the support of the flow's transform.
 
-        **Warns:** of targets far from unit scale, if the flow has no transform and starts from gaussian noise.
+        **Warns:** about targets far from unit scale, if the flow has no transform and starts from gaussian noise.
         """
         self._check_targets(inputs, targets)
         self.flow.check_data(targets, inputs)
 
     @checked
     def loss(self, inputs: Inputs, targets: Targets, *, key: PRNGKey, weights: Weights | None = None) -> Scalar:
-        """The simulation-free training loss, [`flowprop.Flow.loss`][] given the encoded inputs.
+        """The training loss: [`flowprop.Flow.loss`][] of the targets, given the features. It needs no solve.
 
         **Arguments:**
 
         - `inputs`: a batch of what the encoder takes.
-        - `targets`: a batch of the flow's `shape`.
-        - `key`: a typed key for times and noise.
-        - `weights`: a weight for each example, `(n,)`; of mean 1 they keep the loss's scale. By default 1.
+        - `targets`: the target of each input, `(n, *shape)`, with the flow's `shape`.
+        - `key`: a typed key for the random times and the noise.
+        - `weights`: a weight for each example, `(n,)`. Weights of mean 1 keep the scale of the loss. By default all
+          are 1.
 
         **Returns:** a scalar, the mean over the batch of each example's loss times its weight.
 
-        **Raises:** `ValueError` if there are not as many targets or weights as inputs, a target has another shape, or a
-        weight is negative or not finite.
+        **Raises:** `ValueError` if there are not as many targets or weights as inputs, if a target has another shape,
+        or if a weight is negative or not finite.
         """
         self._check_targets(inputs, targets)
         weights = check_weights(weights, inputs.shape[0])
@@ -114,19 +119,20 @@ class Regressor(eqx.Module):
         integrator: AbstractIntegrator | None = None,
         batch_size: int | None = None,
     ) -> Shaped[Array, "batch samples *shape"]:
-        """Samples of `p(y | x)` for each input.
+        """Draws samples of `p(y | x)` for each input.
 
         **Arguments:**
 
-        - `inputs`: a batch of what the encoder takes. Each input is encoded once.
-        - `num_samples`: how many samples for each input.
-        - `key`: a typed key for the noise; an input's samples do not depend on its batch.
-        - `integrator`: by default [`flowprop.ODEIntegrator`][]`()`.
-        - `batch_size`: how many inputs are solved at once, each with its samples. By default as many as make 1024
+        - `inputs`: a batch of what the encoder takes. The encoder is called once for each input.
+        - `num_samples`: the number of samples for each input.
+        - `key`: a typed key for the noise. The samples for an input depend on the key and on its position, not on the
+          other inputs.
+        - `integrator`: how the flow is solved. By default [`flowprop.ODEIntegrator`][]`()`.
+        - `batch_size`: how many inputs are solved at once, each with its samples. By default as many as give 1024
           samples.
 
-        **Returns:** `(n, num_samples, *shape)`. The samples of an input that is not finite are NaN, and a sample
-        whose solve fails is; the others are not affected.
+        **Returns:** samples `(n, num_samples, *shape)`, in the units of the targets. All samples for an input that is
+        not finite are NaN. A sample whose solve fails is NaN. The others are not affected.
 
         **Raises:** `ValueError` if `num_samples` or `batch_size` is not positive.
         """
@@ -145,18 +151,20 @@ class Regressor(eqx.Module):
         num_samples: int = 32,
         batch_size: int | None = None,
     ) -> Float[Array, "batch *shape"]:
-        """The mean of some samples for each input, an estimate of `E[y | x]`.
+        """The mean of the samples for each input: an estimate of `E[y | x]`.
 
         **Arguments:**
 
-        - `inputs`: a batch of what the encoder takes. Each input is encoded once.
-        - `key`: a typed key for the noise; an input's result does not depend on its batch.
-        - `integrator`: by default [`flowprop.ODEIntegrator`][]`()`.
-        - `num_samples`: how many samples for each input.
-        - `batch_size`: how many inputs are solved at once, each with its samples. By default as many as make 1024
+        - `inputs`: a batch of what the encoder takes. The encoder is called once for each input.
+        - `key`: a typed key for the noise. The result for an input depends on the key and on its position, not on the
+          other inputs.
+        - `integrator`: how the flow is solved. By default [`flowprop.ODEIntegrator`][]`()`.
+        - `num_samples`: the number of samples for each input.
+        - `batch_size`: how many inputs are solved at once, each with its samples. By default as many as give 1024
           samples.
 
-        **Returns:** `(n, *shape)`. A row is NaN if the solve of one of its samples fails.
+        **Returns:** means `(n, *shape)`. A row is NaN if its input is not finite, or if the solve of one of its samples
+        fails.
 
         **Raises:** `ValueError` if `num_samples` or `batch_size` is not positive.
         """

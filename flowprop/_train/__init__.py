@@ -1,1 +1,1 @@
-"""`fit`, and what only training needs."""
+"""Training: `fit`, and models that are only used in training."""

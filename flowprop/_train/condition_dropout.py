@@ -1,4 +1,4 @@
-"""A flow trained with and without its condition, as classifier-free guidance needs it."""
+"""Training of a flow with and without its condition, for classifier-free guidance."""
 
 import equinox as eqx
 import jax
@@ -12,24 +12,40 @@ from .._types import Data, PRNGKey, Real, Scalar, Weights, check_key, check_numb
 
 
 class ConditionDropout(eqx.Module):
-    """Trains one network with and without its condition (Ho & Salimans 2022, algorithm 1).
+    """Trains a flow for classifier-free guidance: the condition of a random part of each batch is dropped.
 
-    Each example's condition is replaced by `null`, all leaves together, with probability `rate`. The
-    network then knows the flow of `p(z | x)` and, under `null`, that of `p(z)`: what [`flowprop.guide`][]
-    needs. `fit` this model; its `flow` is the trained one.
+    With probability `rate`, the whole condition of an example is replaced by `null` ([Ho & Salimans
+    2022](https://arxiv.org/abs/2207.12598), algorithm 1). So one network learns two flows: that of `p(z | x)` given
+    `x`, and that of `p(z)` given `null`. [`flowprop.guide`][] combines them.
 
-    `null` is never trained. It is an input like any other, whose meaning the network learns: a spare
-    class, say, whose row of an embedding table lies in the network, and there alone.
+    Train this model with [`flowprop.fit`][], and use the `flow` of the model that `fit` returns.
+
+    `null` is not trained. It is an input like any other, and the network learns what it means. For example, for a
+    condition that is a class, it can be one more class. If the network has an embedding table of classes, the table
+    then needs a row for it.
+
+    ```python
+    import flowprop as fp
+    import jax
+    import jax.numpy as jnp
+
+    net = fp.nn.MLP(shape=(2,), condition_size=3, width=16, depth=1, key=jax.random.key(0))
+    model = fp.ConditionDropout(fp.fm_flow(net, shape=(2,)), null=jnp.zeros(3), rate=0.1)
+    points, classes = jnp.ones((6, 2)), jax.nn.one_hot(jnp.arange(6) % 3, 3)
+    loss = model.loss(points, classes, key=jax.random.key(1))  # `fp.fit` minimises this
+    guided = fp.guide(model.flow, jnp.zeros(3), 2.0)
+    print(loss.shape, guided.shape)  # () (2,)
+    ```
 
     **Arguments:**
 
     - `flow`: the flow to train.
-    - `null`: a condition of one example that stands for "none", of the structure and shapes of `x`
+    - `null`: a condition of one example that stands for "no condition": a PyTree with the structure and shapes of `x`,
       without its batch axis. It is cast to the dtypes of `x`.
-    - `rate`: the probability of dropping, in [0, 1].
+    - `rate`: the probability of dropping the condition of an example, in [0, 1].
 
-    **Raises:** `ValueError` for a `rate` outside of [0, 1], a `null` without arrays, or a categorical
-    prediction, whose condition holds the embeddings.
+    **Raises:** `ValueError` if `rate` is outside [0, 1], if `null` has no arrays, if the network of the flow has a
+    state, or if the prediction is categorical, since its condition contains the embedding matrix.
     """
 
     flow: Flow
@@ -42,8 +58,8 @@ class ConditionDropout(eqx.Module):
         check_stateless(flow, "ConditionDropout")
         if flow.prediction.takes_embeddings:
             raise ValueError(
-                "`flow` has a categorical prediction, whose condition `(features, W)` holds the embeddings: "
-                "drop the features where they are made, in the encoder"
+                "`flow` has a categorical prediction, whose condition `(features, W)` contains the embedding matrix: "
+                "drop the features in the encoder that makes them"
             )
         self.flow = flow
         self.null = frozen_condition(null)
@@ -51,18 +67,19 @@ class ConditionDropout(eqx.Module):
 
     @checked
     def loss(self, z1: Data, x: PyTree, *, key: PRNGKey, weights: Weights | None = None) -> Scalar:
-        """The flow's loss, with some conditions dropped.
+        """The training loss: the loss of the flow, with some conditions dropped.
 
         **Arguments:**
 
-        - `z1`: a batch of data, in their own units.
-        - `x`: the conditions; each leaf carries the batch axis.
-        - `key`: for what is dropped, and for the flow's loss.
-        - `weights`: of the examples, `(n,)`. By default 1.
+        - `z1`: a batch of data, `(n, *shape)`, in their own units.
+        - `x`: the conditions; each leaf has the batch axis.
+        - `key`: a typed key, which decides what is dropped, and for the random times and the noise.
+        - `weights`: a weight for each example, `(n,)`. By default all are 1.
 
-        **Returns:** a scalar.
+        **Returns:** a scalar, the mean over the batch of each example's loss times its weight.
 
-        **Raises:** as of `Flow.loss`, and `ValueError` where `null` does not match `x`.
+        **Raises:** `ValueError` if `z1` has another shape than the flow, if `x` or `weights` has another batch size, or
+        if `null` does not match `x` in structure or shapes.
         """
         check_key("key", key)
         check_condition(x, z1.shape[0])
@@ -75,5 +92,11 @@ class ConditionDropout(eqx.Module):
         return self.flow.loss(z1, jax.vmap(replace)(dropped, x), key=key_loss, weights=weights)
 
     def check_data(self, z1: Data, x: PyTree) -> None:
-        """Look at all data before training: see [`flowprop.Flow`][]."""
+        """Check a whole data set, as the flow does. [`flowprop.fit`][] calls this once, before its first step.
+
+        **Arguments:**
+
+        - `z1`: all data, `(n, *shape)`, in their own units.
+        - `x`: their conditions; each leaf has the batch axis.
+        """
         self.flow.check_data(z1, x)

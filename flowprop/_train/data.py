@@ -1,4 +1,4 @@
-"""What a caller's data are turned into: arrays that share their first axis, the one of the examples."""
+"""Conversion of a caller's data to arrays that share their first axis, the axis of examples."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from .._checked import described, is_key
 
 
-#: What NumPy calls the kinds of numbers that no loss can take -> the remedy.
+#: NumPy's code for a kind of values that no loss can take -> the remedy.
 REMEDIES = {
     "O": "convert it, `.astype(float)`",
     "U": "give numbers; class names become labels by `numpy.unique(names, return_inverse=True)[1]`",
@@ -24,16 +24,16 @@ REMEDIES = {
 
 
 def collect(data: Any) -> tuple[PyTree, ...]:
-    """A caller's data as a tuple, one entry for each argument of a loss.
+    """A caller's data as a tuple with one entry for each argument of a loss.
 
     **Arguments:**
 
-    - `data`: an array, or a tuple or list whose entries are arrays or PyTrees of arrays. An array is one of NumPy's
-      or JAX's, or an object that converts itself to one: a data frame of numbers, a tensor on the CPU.
+    - `data`: an array, or a tuple or list whose entries are arrays or PyTrees of arrays. An array is a NumPy or JAX
+      array, or an object that converts to one: a data frame of numbers, a tensor on the CPU.
 
-    **Returns:** PyTrees of NumPy or JAX arrays, not copied if they need no conversion.
+    **Returns:** PyTrees of NumPy or JAX arrays. Arrays that need no conversion are not copied.
 
-    **Raises:** `TypeError` or `ValueError` that names the entry.
+    **Raises:** `TypeError` or `ValueError`; the message names the entry.
     """
     if not isinstance(data, list | tuple):
         if not _is_array(data):
@@ -51,7 +51,7 @@ def collect(data: Any) -> tuple[PyTree, ...]:
         if other.shape[0] != array.shape[0]:
             raise ValueError(
                 f"`{name}` has {other.shape[0]} examples where `{first}` has {array.shape[0]}: "
-                "all arrays share their first axis, the one of the examples"
+                "all arrays must have the same size along their first axis, the axis of examples"
             )
     return entries
 
@@ -62,7 +62,7 @@ def named_arrays(entries: tuple[PyTree, ...]) -> list[tuple[str, Array | np.ndar
 
 
 def check_finite(entries: tuple[PyTree, ...]) -> None:
-    """Raise a `ValueError` that names the first row with NaN or infinity, as JAX would hold the numbers."""
+    """Raise a `ValueError` that names the first row with NaN or infinity, in the type to which JAX converts it."""
     for name, array in named_arrays(entries):
         if is_key(array) or not jnp.issubdtype(array.dtype, jnp.floating):
             continue
@@ -74,11 +74,11 @@ def check_finite(entries: tuple[PyTree, ...]) -> None:
             what = "infinity" if np.any(np.isinf(row)) else what
             what = "NaN" if np.any(np.isnan(row)) else what
             more = f" (and {rows.size - 1} more)" if rows.size > 1 else ""
-            raise ValueError(f"`{name}` has {what} in row {rows[0]}{more}: leave such rows out, or fill them in")
+            raise ValueError(f"`{name}` has {what} in row {rows[0]}{more}: remove such rows, or fill in their values")
 
 
 def finite_rows(array: Array | np.ndarray) -> Bool[np.ndarray, " examples"]:
-    """Which rows are finite in the type that JAX keeps an array in. NumPy's arrays are read in pieces of some MB."""
+    """Which rows are finite in the type that JAX uses. NumPy arrays are read in pieces of a few MB."""
     if isinstance(array, jax.Array):
         return np.asarray(_finite_rows(array))
     dtype = jax.dtypes.canonicalize_dtype(array.dtype)
@@ -98,7 +98,7 @@ def _finite_rows(array: Array) -> Array:
 
 
 def example_weights(weights: Any, num_examples: int) -> Float[np.ndarray, " examples"]:
-    """A caller's weights of the examples, divided by their mean."""
+    """The weights of the examples, divided by their mean."""
     if not _is_array(weights):
         raise TypeError(f"`weights` is {described(weights)}: give an array, one number for each example")
     array = _array("weights", weights)
@@ -112,24 +112,24 @@ def example_weights(weights: Any, num_examples: int) -> Float[np.ndarray, " exam
     if bad.size:
         raise ValueError(f"`weights` has {values[bad[0]]} in row {bad[0]}: give finite numbers")
     if not values.sum() > 0:
-        raise ValueError(f"`weights` has the sum {values.sum():g}: it must be positive")
+        raise ValueError(f"`weights` has the sum {values.sum():g}: give weights with a positive sum")
     return values / values.mean()
 
 
 def to_device(tree: PyTree) -> PyTree:
-    """The arrays of `tree` on JAX's device. What NumPy holds is copied once at most."""
+    """`tree` with its arrays on JAX's device. NumPy arrays are copied at most once."""
     return jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else jax.device_put(leaf), tree)
 
 
 def _is_array(value: Any) -> bool:
-    """Whether a value is an array, or can convert itself to one."""
+    """Whether a value is an array, or converts to one."""
     if isinstance(value, type):
         return False
     return callable(getattr(value, "to_numpy", None)) or callable(getattr(value, "__array__", None))
 
 
 def _refuse_numbers(name: str, node: Any) -> None:
-    """Raise a `TypeError` if lists hold numbers. Only the first of each list is looked at: there may be many."""
+    """Raise a `TypeError` if lists hold numbers. Only the first item of each list is read, since lists may be long."""
     first = node
     while isinstance(first, list | tuple) and first:
         first = first[0]
@@ -151,9 +151,9 @@ def _entry(name: str, entry: Any) -> PyTree:
 
 
 def _array(name: str, leaf: Any) -> Array | np.ndarray:
-    """A leaf as an array of numbers in this machine's byte order."""
+    """A leaf as an array of numbers in native byte order."""
     if isinstance(leaf, np.ma.MaskedArray):
-        raise TypeError(f"`{name}` is a masked array: fill it, `.filled(value)`, or leave out the rows that it masks")
+        raise TypeError(f"`{name}` is a masked array: fill it, `.filled(value)`, or remove the masked rows")
     if not _is_array(leaf):
         raise TypeError(f"`{name}` is {described(leaf)}: give a NumPy or JAX array")
     array = leaf
@@ -162,7 +162,7 @@ def _array(name: str, leaf: Any) -> Array | np.ndarray:
     if not is_key(array):
         array = _numbers(name, array)
     if array.ndim == 0:
-        raise ValueError(f"`{name}` is a single number: give an array whose first axis is the one of the examples")
+        raise ValueError(f"`{name}` is a single number: give an array whose first axis is the axis of examples")
     if array.shape[0] == 0:
         raise ValueError(f"`{name}` has shape {tuple(array.shape)}: it has no examples")
     return array
@@ -170,7 +170,7 @@ def _array(name: str, leaf: Any) -> Array | np.ndarray:
 
 def _numbers(name: str, array: Array | np.ndarray) -> Array | np.ndarray:
     dtype = array.dtype
-    # To NumPy a length of time, "m", is an integer.
+    # NumPy counts a duration, "m", as an integer.
     real = any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
     if dtype.kind == "m" or not real:
         raise TypeError(f"`{name}` has the type {dtype}: {REMEDIES.get(dtype.kind, 'give real numbers')}")

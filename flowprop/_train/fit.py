@@ -20,12 +20,12 @@ from .trainer import Trainer
 
 @runtime_checkable
 class ChecksData(Protocol):
-    """A model that looks at the whole of its data before it is trained, to refuse some or to warn of them."""
+    """A model that checks the whole data set before training. It raises an error or warns."""
 
     def check_data(self, *data: PyTree) -> None: ...
 
 
-#: What has a `loss`. `fit` asks for that itself, to say what is missing.
+#: Any object. `fit` itself checks that it has a `loss`, so that its message can name what is missing.
 Model = TypeVar("Model")
 Augment = Callable[..., PyTree]
 History = dict[str, np.ndarray]
@@ -48,22 +48,45 @@ def fit(
     steps_per_call: int | None = None,
     progress: bool = True,
 ) -> tuple[Model, History]:
-    """Train any model with a `loss(*batch, key=key)`: a flow, a classifier, one of your own.
+    """Trains a model on data in memory, by minibatch gradient descent with an Optax optimiser.
 
-    The data go to the device once. Each epoch sees them in a new random order, in whole batches: `fit` drops the
-    last incomplete batch of an epoch, and the next epoch shuffles all examples again. Whatever is wrapped in
-    [`flowprop.Frozen`][] is not trained.
+    The model is a flow, a classifier, or a model of your own (see below). `fit` moves the data to the device once and
+    runs many steps in one call of the device. Each epoch shuffles the examples and splits them into full batches. `fit`
+    drops the last incomplete batch of an epoch; the next epoch shuffles all examples again. Every floating-point array
+    of the model is trained, except those in a [`flowprop.Frozen`][].
 
-    The model's `loss` gets one argument for each entry of `data`, and returns one of
+    **A model of your own** is a PyTree, for example an `equinox.Module`, with
 
-    - `loss`, a real scalar;
-    - `(loss, metrics)`: `metrics` is a dict of scalars, which `fit` keeps in the history;
-    - `(loss, metrics, model)`: `model` is the model with other arrays, made by `equinox.tree_at`. `fit` takes from
-      it every array that is not trained, such as the running mean of a batch normalisation in a
-      [`flowprop.Frozen`][]. The trained arrays are the optimiser's alone.
+    - a method `loss(*batch, key=key)`. It is given one argument for each entry of `data`, with `batch_size` rows, and a
+      typed key for its random draws. If `fit` is given `weights`, it is also given `weights=...`. It returns one of
+        - `loss`, a real scalar: the mean over the batch.
+        - `(loss, metrics)`, where `metrics` is a dict of scalars. `fit` records them in the history.
+        - `(loss, metrics, model)`, where `model` is the model with other arrays, made with `equinox.tree_at`. `fit`
+          takes from it the arrays that are not trained, for example the running mean of a batch normalisation in a
+          [`flowprop.Frozen`][]. Only the optimiser changes the trained arrays.
+    - if wanted, a method `check_data(*data)`. `fit` calls it once, before the first step, with the whole data set on
+      the host. It raises an error or warns if the data do not suit the model.
 
-    A model with a method `check_data(*data)` is given the data as they lie on the host, once, before the first step.
-    It raises an error, or warns, if they do not suit it.
+    ```python
+    import flowprop as fp
+    import jax
+    import optax
+
+    points, _ = fp.data.two_moons(200, key=jax.random.key(0))
+    net = fp.nn.MLP(shape=(2,), width=16, depth=1, key=jax.random.key(1))
+    flow, history = fp.fit(
+        fp.fm_flow(net, shape=(2,)),
+        points,
+        optax.adam(1e-2),
+        steps=100,
+        batch_size=50,
+        key=jax.random.key(2),
+        progress=False,
+    )
+    print(history["step"][-1], history["loss"].shape)  # 100 (100,)
+    ```
+
+    A model of your own:
 
     ```python
     import equinox as eqx
@@ -83,54 +106,70 @@ def fit(
 
     x = jnp.linspace(0.0, 1.0, 100)
     line, history = fp.fit(
-        Line(jnp.zeros(())), (x, 3 * x), optax.adam(0.1), steps=200, batch_size=50, key=jax.random.key(0)
+        Line(jnp.zeros(())),
+        (x, 3 * x),
+        optax.adam(0.1),
+        steps=200,
+        batch_size=50,
+        key=jax.random.key(0),
+        progress=False,
     )
-    print(line.slope, history["loss"][-1], history["largest_error"][-1])
+    print(f"{line.slope:.2f}", sorted(history))  # 3.00 ['largest_error', 'loss', 'step']
     ```
 
     **Arguments:**
 
-    - `model`: the model. It is not changed.
-    - `data`: an array, or a tuple or list with one entry for each argument of `loss`: an array, or a PyTree of arrays
-      such as a dict. All arrays share their first axis `n`, the one of the examples; a batch is the same rows of
-      each. NumPy's and JAX's arrays do, and what converts itself to one, such as a data frame of numbers. Each
-      keeps its type, except that JAX holds 64-bit numbers in 32 bits unless `jax_enable_x64` is set.
-    - `optimiser`: any Optax optimiser, also `optax.MultiSteps`, `optax.lbfgs`, `optax.lookahead` and the
-      schedule-free ones. It is given the whole tree of trained parameters. With the last two kinds, the model
-      returned, evaluated and averaged has the parameters that are meant for use, not those that are trained.
-    - `steps`: how many.
-    - `batch_size`: at most the number of examples.
-    - `key`: for the order of the data and the model's own draws. The same key and the same model give the same
-      result. A model that has been trained gets other draws under the same key: `fit` mixes the initial values of
-      the parameters into the key.
-    - `weights`: of the examples, `(n,)`: finite numbers with a positive sum, which `fit` divides by their mean. The
-      model's `loss` gets those of its batch as `weights`, `(batch_size,)`.
-    - `ema`: the decay of an exponential moving average of the parameters, between 0 and 1, for example 0.999. The
-      model returned then has the average. Early in training the average covers fewer steps, so that the initial
-      values do not remain in it. It is kept in 32 bits at least.
-    - `evaluate`: a function from the (averaged) model to a dict of numbers, which go into the history. `fit` calls
-      it before the first step, every `evaluate_every` steps, and at the end.
-    - `evaluate_every`: a number of steps. By default `fit` evaluates before the first step and at the end only.
-    - `augment`: a callable `augment(example, key=key)` that returns a changed example of the same shape and type,
-      such as [`flowprop.data.RandomCrop`][]`(4)`. It is applied to the first entry of each training batch.
-    - `steps_per_call`: how many steps run in one call of the device. By default 50, and 1 for networks with
-      convolutions on a CPU, where XLA slows their gradients inside a loop.
-    - `progress`: whether to draw a progress bar.
+    - `model`: the model to train. It is not changed.
+    - `data`: an array, or a tuple or list with one entry for each argument of `loss`. An entry is an array, or a PyTree
+      of arrays such as a dict. All arrays have the same first axis `n`, the axis of examples, and a batch is the same
+      rows of each array. Arrays of NumPy and JAX, and objects that convert to one, such as a data frame of numbers,
+      are accepted. Each array keeps its type, except that JAX holds 64-bit numbers in 32 bits unless `jax_enable_x64`
+      is set.
+    - `optimiser`: any Optax optimiser, for example `optax.adam(1e-3)`; also `optax.MultiSteps`, `optax.lbfgs`,
+      `optax.lookahead` and schedule-free optimisers. It is given the whole tree of trained parameters. For the last two
+      kinds, the model that is returned, evaluated and averaged has the parameters meant for use, not those at which
+      gradients are evaluated.
+    - `steps`: the number of training steps.
+    - `batch_size`: the number of examples in a batch, at most `n`.
+    - `key`: a typed key for the order of the examples and the random draws of the model. The same key and the same
+      model give the same result. A model that has been trained further gets other draws under the same key, since
+      `fit` mixes the initial values of the parameters into the key.
+    - `weights`: a weight for each example, `(n,)`: finite numbers with a positive sum. `fit` divides them by their
+      mean, and passes those of a batch to the model's `loss` as `weights`, `(batch_size,)`. By default none.
+    - `ema`: the decay of an exponential moving average of the parameters, between 0 and 1, for example 0.999. The model
+      that is returned and evaluated then has the averaged parameters. The average warms up: early in training it covers
+      fewer steps, so that the initial values do not remain in it. It is kept in 32 bits at least. By default there is
+      no average.
+    - `evaluate`: a function from the (averaged) model to a dict of numbers, which `fit` records in the history, for
+      example a validation loss. `fit` calls it before the first step, every `evaluate_every` steps, and at the end.
+    - `evaluate_every`: the number of steps between two evaluations. By default `fit` evaluates only before the first
+      step and at the end.
+    - `augment`: data augmentation, a callable `augment(example, key=key)` that returns a changed example of the same
+      shape and type, such as [`flowprop.data.RandomCrop`][]`(4)`. `fit` applies it to each example of the first entry
+      of a training batch.
+    - `steps_per_call`: how many steps run in one call of the device. By default 50, but 1 for networks with
+      convolutions on a CPU, since XLA computes their gradients much more slowly inside a loop
+      ([jax-ml/jax#12868](https://github.com/jax-ml/jax/issues/12868)). The result does not depend on it, except for
+      rounding.
+    - `progress`: whether to show a progress bar.
 
-    **Returns:** the trained model and its history. The history has the arrays `step` (from 1), `loss` and the
-    metrics of the loss, one value for each step; with `evaluate` also `evaluation_step` (from 0) and what
-    `evaluate` named.
+    **Returns:** the trained model and its history, a dict of arrays. `step` (from 1), `loss` and the metrics of the
+    loss have one value for each step. With `evaluate`, `evaluation_step` (from 0) and the numbers that `evaluate`
+    returns have one value for each evaluation.
 
-    **Raises:** before the first step `ValueError` or `TypeError` for data, sizes, an optimiser, an augmentation, a
-    loss or an evaluation that do not fit, and `ValueError` for NaN or infinity in the data; during training
-    `FloatingPointError` when a loss is not finite, unless `optax.apply_if_finite` has skipped the step.
+    **Raises:**
+
+    - `ValueError` or `TypeError` before the first step, if data, sizes, optimiser, augmentation, loss or evaluation do
+      not fit together, or if the data contain NaN or infinity.
+    - `FloatingPointError` during training, if a loss is not finite and `optax.apply_if_finite` has not skipped the
+      step.
     """
     _check_sizes(steps, evaluate_every, steps_per_call, ema, key)
     entries = collect(data)
     if is_traced(model, entries, key, weights):
         raise TypeError(
-            "`fit` cannot be transformed by `jax.jit`, `jax.vmap` or `jax.grad`: to train an ensemble, give it one "
-            "model that holds several and has the sum of their losses"
+            "`fit` cannot be transformed by `jax.jit`, `jax.vmap` or `jax.grad`: to train an ensemble, give `fit` one "
+            "model that holds all members, with the sum of their losses"
         )
     num_examples = named_arrays(entries)[0][1].shape[0]
     if not 0 < batch_size <= num_examples:
@@ -160,7 +199,7 @@ def fit(
 def _repeat(
     train: Trainer, steps: int, evaluate: Callable[..., Any] | None, evaluate_every: int, progress: bool
 ) -> tuple[Any, History]:
-    """Take all steps, with evaluations on the way."""
+    """Run all steps, with evaluations in between."""
     state = train.init()
     reports: list[dict[str, np.ndarray]] = []
     evaluations: list[dict[str, Any]] = []
@@ -171,7 +210,7 @@ def _repeat(
             if evaluations and (names := {"evaluation_step", *values}) != evaluations[0].keys():
                 other = sorted(names ^ evaluations[0].keys())
                 raise ValueError(
-                    f"`evaluate` returns other names at step {step} than before, {other}: return the same each time"
+                    f"`evaluate` returns other names at step {step} than before, {other}: always return the same names"
                 )
             evaluations.append({"evaluation_step": step, **values})
 
@@ -192,7 +231,7 @@ def _repeat(
             state, values = train(state, count)
             under_way.append((values, done + 1, count))
             done += count
-            # While this waits for a call the device has the next, and never more of them.
+            # While this waits for one call, the device already has the next one, but never more than that.
             while len(under_way) > (done < stop):
                 wait_for(*under_way.pop(0))
             if done == stop:
@@ -207,7 +246,7 @@ def _repeat(
 
 
 def _evaluated(evaluate: Callable[..., Any], model: Any, step: int, metrics: tuple[str, ...]) -> Mapping[str, Any]:
-    """What `evaluate` returns, if it is a dict of numbers."""
+    """The dict of numbers that `evaluate` returns."""
     try:
         values = evaluate(model)
     except Exception as error:
@@ -225,7 +264,7 @@ def _evaluated(evaluate: Callable[..., Any], model: Any, step: int, metrics: tup
 
 
 def _check_losses(reports: dict[str, np.ndarray], first: int) -> None:
-    """Raise an error unless the losses from step `first` on are finite, or the optimiser has skipped the step."""
+    """Raise an error if a loss from step `first` on is not finite, unless the optimiser has skipped its step."""
     losses = reports["loss"]
     for index in np.flatnonzero(~reports.get(SOUND, np.isfinite(losses))):
         raise FloatingPointError(
@@ -240,17 +279,17 @@ def _check_sizes(
     check_key("key", key)
     check_positive(steps=steps, evaluate_every=evaluate_every, steps_per_call=steps_per_call)
     if ema is not None:
-        check_number("ema", ema, above=0, below=1, remedy="the decay lies between 0 and 1, 0.999 for example")
+        check_number("ema", ema, above=0, below=1, remedy="give a decay between 0 and 1, for example 0.999")
 
 
 def _check_augment(augment: Augment, entry: PyTree, key: PRNGKey) -> None:
-    """Raise a `TypeError` unless an augmentation keeps the shapes and types of an example."""
+    """Raise a `TypeError` unless `augment` keeps the shapes and types of an example."""
     try:
         signature = inspect.signature(augment)
         signature.bind(None, key=key)
     except TypeError as error:
         raise TypeError(f"`augment` cannot be called as `augment(example, key=key)` ({error}): give it these") from None
-    except ValueError:  # a callable that does not tell its arguments
+    except ValueError:  # a callable without a signature
         pass
     example = jax.tree.map(
         lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype if is_key(a) else jax.dtypes.canonicalize_dtype(a.dtype)),
@@ -260,13 +299,13 @@ def _check_augment(augment: Augment, entry: PyTree, key: PRNGKey) -> None:
     structure: Any = jax.tree.structure(changed)
     if structure != jax.tree.structure(example):
         raise TypeError(
-            f"`augment` returns {described(changed)} where it is given {described(example)}: return the same"
+            f"`augment` returns {described(changed)} where it is given {described(example)}: return the same structure"
         )
     for old, new in zip(jax.tree.leaves(example), jax.tree.leaves(changed), strict=True):
         if old.shape != new.shape:
             raise TypeError(f"`augment` returns the shape {new.shape} where an example has {old.shape}: keep the shape")
         if old.dtype != new.dtype:
             raise TypeError(
-                f"`augment` returns {new.dtype} where an example has {old.dtype}: convert what it returns, "
+                f"`augment` returns {new.dtype} where an example has {old.dtype}: convert its result, "
                 "`.astype(image.dtype)`"
             )

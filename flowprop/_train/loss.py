@@ -1,4 +1,4 @@
-"""The loss of a model as training calls it, and what it may return."""
+"""How training calls the loss of a model, and which values the loss may return."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -15,15 +15,15 @@ from .._frozen import trainable
 from .._types import PRNGKey
 
 
-#: A report of optimisers that skip bad steps: whether the parameters are finite, if the loss is not.
+#: A report, for optimisers that skip bad steps: whether the loss or, if not, all parameters are finite.
 SOUND = "sound"
-#: Names in the history that `fit` gives itself.
+#: Names in the history that `fit` uses itself.
 RESERVED = frozenset({"step", "loss", "evaluation_step", SOUND})
 
 
 @runtime_checkable
 class Trainable(Protocol):
-    """Anything with `loss(*batch, key=key)`. What it may return is said in [`flowprop.fit`][]."""
+    """A model with `loss(*batch, key=key)`. [`flowprop.fit`][] documents what the loss returns."""
 
     @property
     def loss(self) -> Callable[..., Any]: ...
@@ -32,18 +32,18 @@ class Trainable(Protocol):
 def check_loss(model: Any, entries: tuple[PyTree, ...], weights: Any) -> None:
     """Raise a `TypeError` unless the model has a loss that takes one argument for each entry of the data."""
     if isinstance(model, type) or not isinstance(model, Trainable):
-        missing = "make an instance" if isinstance(model, type) else "give a flow, a classifier, or one of your own"
+        missing = "make an instance" if isinstance(model, type) else "give a flow, a classifier, or a model of your own"
         raise TypeError(
             f"`model` is {described(model)} where a model with `loss(*batch, key=key)` is needed: {missing}"
         )
     try:
         signature = inspect.signature(model.loss)
-    except (TypeError, ValueError):  # a callable that does not tell its arguments
+    except (TypeError, ValueError):  # a callable without a signature
         return
     names = ", ".join(signature.parameters)
-    remedies = {"key": "give it one, `*, key`, for its random draws"}
+    remedies = {"key": "add it, `*, key`, for random draws"}
     if weights is not None:
-        remedies["weights"] = "give it one, `*, weights=None`, and multiply each example's loss by its weight"
+        remedies["weights"] = "add it, `*, weights=None`, and multiply each example's loss by its weight"
     any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in signature.parameters.values())
     for name, remedy in remedies.items():
         if name not in signature.parameters and not any_name:
@@ -60,8 +60,8 @@ def check_loss(model: Any, entries: tuple[PyTree, ...], weights: Any) -> None:
 def evaluate_loss(
     model: PyTree, batch: tuple, weights: Array | None, *, key: PRNGKey
 ) -> tuple[Array, dict[str, Array], PyTree]:
-    """A model's loss, its metrics, and its new arrays that are not trained (`None` unless it returns a model)."""
-    # Read before the call: what holds an `equinox.nn.State` cannot be read any more once that has been set anew.
+    """A model's loss, its metrics, and its new arrays that are not trained (`None` if the loss returns no model)."""
+    # These are read before the call: an `equinox.nn.State` cannot be read after it has been updated.
     before = jax.tree_util.tree_leaves_with_path(model), jax.tree.leaves(trainable(model)), jax.tree.structure(model)
     extra = {} if weights is None else {"weights": weights}
     returned = model.loss(*batch, key=key, **extra)
@@ -88,16 +88,16 @@ def evaluate_loss(
 
 
 def check_names(source: str, values: Mapping[Any, Any], taken: Iterable[str] = ()) -> None:
-    """Raise an error unless the names of numbers are strings that the history does not have already."""
+    """Raise an error unless the names of numbers are strings that the history does not use yet."""
     for name in values:
         if not isinstance(name, str):
-            raise TypeError(f"`{source}` returns the name {described(name)} for a number: names are strings")
+            raise TypeError(f"`{source}` returns the name {described(name)} for a number: use strings as names")
     if twice := (RESERVED | {*taken}) & values.keys():
-        raise ValueError(f"`{source}` returns {sorted(twice)}, which the history has already: choose another name")
+        raise ValueError(f"`{source}` returns {sorted(twice)}, names that the history already has: choose other names")
 
 
 def is_real_scalar(value: Any) -> bool:
-    """Whether a value is one real number: Python's, NumPy's, or JAX's."""
+    """Whether a value is one real number of Python, NumPy or JAX."""
     if not isinstance(value, bool | int | float | jax.Array | np.ndarray | np.generic) or np.ndim(value) != 0:
         return False
     dtype = jnp.result_type(value)
@@ -105,18 +105,18 @@ def is_real_scalar(value: Any) -> bool:
 
 
 def _new_fixed(new: PyTree, before: list[tuple[Any, Any]], trained: list[bool], structure: Any) -> PyTree:
-    """The arrays of a model returned by a loss that are not trained, if they are like those that it had."""
+    """The arrays of a returned model that are not trained. They must have the shapes and types of the old ones."""
     kept: list[Any] = []
     if jax.tree.structure(new) != structure:
         raise TypeError(
-            f"`model.loss` returns {described(new)} of another structure than the model's as its third value: "
+            f"`model.loss` returns, as its third value, {described(new)} with another structure than the model: "
             "return the model with other arrays, made by `equinox.tree_at`"
         )
     for leaf, (path, old), is_trained in zip(jax.tree.leaves(new), before, trained, strict=True):
         kept.append(None if is_trained or not eqx.is_array(old) else leaf)
         place = f"the model that `model.loss` returns has {described(leaf)} at `{jax.tree_util.keystr(path)}`"
         if not is_trained and eqx.is_array(leaf) and not eqx.is_array(old):
-            raise TypeError(f"{place} where the model has {described(old)}: make that a JAX array, `jnp.asarray`")
+            raise TypeError(f"{place} where the model has {described(old)}: make it a JAX array, `jnp.asarray`")
         if kept[-1] is not None and not (eqx.is_array(leaf) and (leaf.shape, leaf.dtype) == (old.shape, old.dtype)):
             raise TypeError(f"{place} where the model has {described(old)}: keep shape and type")
     return jax.tree.unflatten(structure, kept)

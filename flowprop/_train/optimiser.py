@@ -1,4 +1,4 @@
-"""What Optax's optimisers ask of a training loop: where gradients are taken, which parameters are the result."""
+"""Support for all Optax optimisers: the form of their parameters, and which parameters are the result."""
 
 import inspect
 import logging
@@ -12,11 +12,11 @@ from .._checked import described
 
 
 def as_transformation(optimiser: Any) -> optax.GradientTransformation:
-    """Whatever has Optax's `init` and `update`, as a transformation. The same object gives an equal one."""
+    """An object with Optax's `init` and `update`, as a transformation. The same object always gives an equal one."""
     init, update = getattr(optimiser, "init", None), getattr(optimiser, "update", None)
     if isinstance(optimiser, optax.GradientTransformation):
         return optimiser
-    # `optax.MultiSteps` is no transformation itself; its `update` takes what its inner optimiser needs.
+    # `optax.MultiSteps` is not a transformation itself. Its `update` takes the arguments of its inner optimiser.
     if callable(getattr(optimiser, "gradient_transformation", None)) and callable(init) and callable(update):
         return optax.GradientTransformationExtraArgs(init, update)
     remedy = "give one of Optax, such as `optax.adam(1e-3)`"
@@ -28,11 +28,11 @@ def as_transformation(optimiser: Any) -> optax.GradientTransformation:
 
 
 def start(optimiser: optax.GradientTransformation, parameters: PyTree) -> tuple[PyTree, PyTree]:
-    """Parameters in the form that the optimiser wants, and its first state.
+    """Parameters in the form that the optimiser takes, and its initial state.
 
-    `optax.lookahead` wants them in pairs, fast and slow, all others as they are.
+    `optax.lookahead` takes pairs of fast and slow parameters. All others take the parameters as they are.
     """
-    # Optax warns of parameters that are no pair, before it is known that they should be one.
+    # `optax.lookahead` logs a warning about parameters that are not pairs. Only its state shows that it needs pairs.
     logger = logging.getLogger("absl")
     logger.addFilter(_is_no_advice_on_pairs)
     try:
@@ -50,20 +50,20 @@ def _is_no_advice_on_pairs(record: logging.LogRecord) -> bool:
 
 
 def trained(parameters: PyTree) -> PyTree:
-    """The parameters at which the gradient is taken."""
+    """The parameters at which the gradient is evaluated."""
     return parameters.fast if isinstance(parameters, optax.LookaheadParams) else parameters
 
 
 def result(parameters: PyTree, state: PyTree) -> PyTree:
-    """The parameters that training has found: with some optimisers not those at which the gradient is taken.
+    """The parameters to use after training. With some optimisers the gradient is evaluated at others.
 
-    These are the slow ones of `optax.lookahead`, and `optax.contrib.schedule_free_eval_params` of a schedule-free
-    optimiser (Defazio et al., [arXiv:2405.15682](https://arxiv.org/abs/2405.15682)).
+    For `optax.lookahead` they are the slow parameters. For a schedule-free optimiser ([Defazio et al.
+    2024](https://arxiv.org/abs/2405.15682)) they are `optax.contrib.schedule_free_eval_params`.
     """
     if isinstance(parameters, optax.LookaheadParams):
         return parameters.slow
     for free in _found(state, optax.contrib.ScheduleFreeState):
-        # Another optimiser of `optax.partition` trains what is masked here: z = y gives x = y.
+        # Masked parameters belong to another optimiser of `optax.partition`. With z = y they stay as they are, x = y.
         z = jax.tree.map(
             lambda z, y: y if isinstance(z, optax.MaskedNode) else z,
             free.z,
@@ -76,10 +76,10 @@ def result(parameters: PyTree, state: PyTree) -> PyTree:
 
 
 def skips_bad_steps(state: PyTree) -> bool:
-    """Whether the optimiser itself passes over gradients that are not finite: `optax.apply_if_finite`."""
+    """Whether the optimiser itself skips gradients that are not finite, as `optax.apply_if_finite` does."""
     return bool(_found(state, optax.ApplyIfFiniteState))
 
 
 def _found(state: PyTree, kind: type) -> list[Any]:
-    """The parts of an optimiser's state of one kind, wherever they are."""
+    """All parts of an optimiser's state that are of one class."""
     return [n for n in jax.tree.leaves(state, is_leaf=lambda node: isinstance(node, kind)) if isinstance(n, kind)]

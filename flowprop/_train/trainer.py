@@ -1,4 +1,4 @@
-"""The engine of training: one compiled step, from state to state, repeated on the device."""
+"""The training loop on the device: one compiled step, from state to state."""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -18,13 +18,13 @@ from .optimiser import result, skips_bad_steps, start, trained
 
 
 class TrainState(NamedTuple):
-    """All that a training step changes."""
+    """Everything that a training step changes."""
 
     parameters: PyTree
     optimiser: PyTree
     #: The running average of the parameters, or `None`.
     average: PyTree
-    #: The arrays that are not trained, if the loss returns them anew; `None` otherwise.
+    #: The arrays that are not trained, if the loss returns new ones; `None` otherwise.
     fixed: PyTree
     order: Array
     step: Array
@@ -42,12 +42,12 @@ class Constants(NamedTuple):
 
 
 class Static:
-    """A PyTree without arrays. Equal ones are interchangeable in a compiled program."""
+    """A PyTree without arrays, hashable. Equal ones are interchangeable in a compiled program."""
 
     def __init__(self, tree: PyTree) -> None:
         leaves, structure = jax.tree.flatten(tree)
         self.tree = tree
-        # To Python 1, 1.0 and True are equal. In a program they have other types.
+        # 1, 1.0 and True are equal in Python, but a program has another type for each.
         self._identity = (structure, *((type(leaf), leaf) for leaf in leaves))
 
     def __hash__(self) -> int:
@@ -58,33 +58,37 @@ class Static:
 
 
 class Program(NamedTuple):
-    """All of a training step that is not an array. Equal programs share what is compiled."""
+    """The parts of a training step that are not arrays. Equal programs share their compiled code."""
 
     model: Static
     augment: Static
     optimiser: optax.GradientTransformation
     batch_size: int
     steps_per_call: int
-    #: What a step reports: names and types of scalars.
+    #: The scalars that a step reports: names and types.
     reports: tuple[tuple[str, Any], ...]
     state: Any
     constants: Any
 
 
 class Trainer:
-    """The training steps of one model: what [`flowprop.fit`][] repeats.
+    """The training steps of one model, which [`flowprop.fit`][] repeats.
 
-    The functions are pure: `init` makes a state, a call takes one to the next, and `model` reads it. A state is a
-    flat list of arrays, which a call consumes (it is donated): flattening a model anew at each step costs more than
-    a small network's gradient. `unflatten` names its parts.
+    The functions are pure: `init` makes a state, a call takes a state to the next, and `model` reads a state. A state
+    is a flat list of arrays, because flattening a model at each step costs more than the gradient of a small network. A
+    call consumes its state: the arrays are donated. `unflatten` returns the parts of a state, by name.
 
     **Arguments:**
 
-    - `model`: as in `fit`.
-    - `data`: PyTrees of arrays that share their first axis.
+    - `model`: the model to train.
+    - `data`: PyTrees of arrays that share their first axis, one for each argument of the model's loss.
     - `optimiser`: an Optax transformation.
-    - `weights`: of the examples, with mean 1, or `None`.
-    - the rest: as in `fit`.
+    - `batch_size`: the number of examples in a batch.
+    - `key`: for the order of the examples and the random draws of the model.
+    - `ema`: the decay of the running average of the parameters, or `None` for no average.
+    - `augment`: a callable `augment(example, key=key)`, or `None`.
+    - `steps_per_call`: the number of steps in one call, or `None` to choose it by the network and the device.
+    - `weights`: a weight for each example, with mean 1, or `None`.
     """
 
     def __init__(
@@ -102,12 +106,12 @@ class Trainer:
     ) -> None:
         parameters, self._rest = eqx.partition(model, trainable(model))
         if not jax.tree.leaves(parameters):
-            raise ValueError("`model` has nothing to train: its floating-point arrays are all frozen, or it has none")
+            raise ValueError("`model` has nothing to train: give it a floating-point array outside any `fp.Frozen`")
         fixed, static = eqx.partition(self._rest, eqx.is_array)
         parameters, fixed = to_device((parameters, fixed))
         augment_arrays, augment_static = eqx.partition(augment, eqx.is_array)
         model_static = Static(static)
-        # A model that was trained on draws other batches, times and noise than it did before, under the same key too.
+        # If a trained model is trained further with the same key, it still gets new batches, times and noise.
         self.key = key = jax.random.fold_in(key, _fingerprint(jax.tree.leaves(parameters)))
         batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((batch_size, *a.shape[1:]), a.dtype), (data, weights))
 
@@ -159,19 +163,19 @@ class Trainer:
 
     def init(self) -> list[Array]:
         """The state before the first step."""
-        # Copies, because a call consumes them: the caller's model, which an optimiser may keep too, must live on.
+        # Copies, since a call consumes the state. The caller's model, and an optimiser that keeps it, must stay valid.
         return [jnp.copy(leaf) for leaf in jax.tree.leaves(self._first())]
 
     def __call__(self, state: list[Array], count: int) -> tuple[list[Array], dict[str, Array]]:
-        """Take `count` steps, at most `steps_per_call`; the first `count` of each report are theirs."""
+        """Run `count` steps, at most `steps_per_call`. The first `count` values of each report belong to them."""
         return self._call(state, self._constants, count)
 
     def unflatten(self, state: list[Array]) -> TrainState:
-        """The parts of a state by name."""
+        """The parts of a state, by name."""
         return jax.tree.unflatten(self._structure, state)
 
     def model(self, state: list[Array]) -> Any:
-        """The model of a state, with the averaged parameters if there are any. It shares no memory with the state."""
+        """The model of a state, with averaged parameters if there is an average. It shares no memory with the state."""
         parts = self.unflatten(state)
         found = result(parts.parameters, parts.optimiser) if parts.average is None else parts.average
         found = jax.tree.map(lambda new, old: jnp.array(new, old.dtype, copy=True), found, self._parameters)
@@ -214,7 +218,8 @@ def _step(program: Program, state: TrainState, constants: Constants) -> tuple[Tr
     parameters = optax.apply_updates(state.parameters, updates)
     average = state.average
     if constants.ema is not None:
-        # The early average forgets at the rate at which it is formed. Its decay is never rounded to half precision.
+        # Warm-up: the decay is min(ema, step / (step + 10)), so that the initial parameters do not dominate. The decay
+        # is computed in 32 bits, since half precision rounds 0.999 to 1.
         decay = jnp.minimum(constants.ema, state.step / (state.step + 10.0))
         average = jax.tree.map(
             lambda a, p: p.astype(a.dtype) + decay.astype(a.dtype) * (a - p.astype(a.dtype)),
@@ -238,7 +243,7 @@ def _all_finite(tree: PyTree) -> Array:
 def _run(
     program: Program, leaves: list[Array], constants: list[Array], count: Array
 ) -> tuple[list[Array], dict[str, Array]]:
-    """`count` steps, and what they report."""
+    """Run `count` steps. Returns the new state and the reports of the steps."""
     state, fixed = jax.tree.unflatten(program.state, leaves), jax.tree.unflatten(program.constants, constants)
     if program.steps_per_call == 1:
         state, reports = _step(program, state, fixed)
@@ -255,7 +260,7 @@ def _run(
 
 
 def _compiled(program: Program) -> Callable[..., tuple[list[Array], dict[str, Array]]]:
-    """The steps of a program, compiled once for all equal programs."""
+    """The steps of a program; all equal programs share one compiled function."""
     try:
         hash(program)
     except TypeError:  # a static field that cannot be hashed
@@ -270,7 +275,7 @@ def _jitted(program: Program) -> Callable[..., tuple[list[Array], dict[str, Arra
 
 @jax.jit
 def _fingerprint(leaves: list[Array]) -> Array:
-    """A number made of all bits of some arrays: their sum, modulo 2^32."""
+    """A number that depends on all bits of some arrays: the sum of their words, modulo 2^32."""
     total = jnp.zeros((), jnp.uint32)
     for leaf in leaves:
         parts = [leaf.real, leaf.imag] if jnp.iscomplexobj(leaf) else [leaf]
@@ -282,7 +287,10 @@ def _fingerprint(leaves: list[Array]) -> Array:
 
 
 def has_convolutions(jaxpr: Any) -> bool:
-    """Whether a program convolves. XLA runs the gradient of that many times slower inside of a loop, on a CPU."""
+    """Whether a program has convolutions. On a CPU, XLA runs their gradients many times slower inside a loop.
+
+    See jax-ml/jax#12868.
+    """
     return any(
         equation.primitive.name == "conv_general_dilated"
         or any(has_convolutions(inner) for value in equation.params.values() for inner in _programs(value))
@@ -291,7 +299,7 @@ def has_convolutions(jaxpr: Any) -> bool:
 
 
 def _programs(value: Any) -> Iterable[Any]:
-    """The programs in a parameter of an equation: the bodies of loops and branches, functions called."""
+    """The inner programs in a parameter of an equation: bodies of loops, branches, called functions."""
     for item in value if isinstance(value, tuple | list) else (value,):
         inner = getattr(item, "jaxpr", item)
         if getattr(inner, "eqns", None) is not None:

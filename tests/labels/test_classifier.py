@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 
-import closed_forms as exact
 import diffrax as dfx
 import equinox as eqx
 import jax
@@ -149,7 +148,7 @@ def test_function_evaluations_are_the_networks_calls(path, integrator):
 
     def network(t, z, x):
         jax.debug.callback(lambda _: calls.append(1), t)
-        return exact.Posterior(path)(t, z, x)
+        return fp.conformance.ClassPosterior(path)(t, z, x)
 
     classifier = fp.Classifier(flow=categorical(network, path), embedding=fp.one_hot_embedding(3))
     inputs = np.log([[0.5, 0.3, 0.2], [0.9998, 0.0001, 0.0001]], dtype=np.float32)
@@ -201,7 +200,7 @@ def test_many_draws_estimate_the_probabilities_by_one_encoding():
     priors = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.34, 0.33, 0.33]], np.float32)
     classifier = fp.Classifier(
         encoder=counting(calls),
-        flow=categorical(exact.Posterior(fp.CondOTPath()), fp.CondOTPath()),
+        flow=categorical(fp.conformance.ClassPosterior(fp.CondOTPath()), fp.CondOTPath()),
         embedding=fp.one_hot_embedding(3),
     )
     integrator = fp.ODEIntegrator(solver=dfx.Heun(), dt0=0.033)
@@ -344,7 +343,7 @@ class TestConstruction:
             fp.Classifier(flow=flow, embedding=fp.one_hot_embedding(3))
 
     def test_cross_entropy_of_what_are_no_logits_is_refused(self):
-        with pytest.raises(ValueError, match="`objective` is the cross-entropy"):
+        with pytest.raises(ValueError, match="`objective` CrossEntropyObjective needs a network that returns logits"):
             fp.Classifier(
                 flow=fp.fm_flow(Constant(jnp.zeros(3)), shape=(3,)),
                 embedding=fp.one_hot_embedding(3),

@@ -2,7 +2,6 @@
 
 import functools
 
-import closed_forms as exact
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -252,10 +251,11 @@ class TestBlocks:
 
     @pytest.mark.parametrize("prediction", [fp.CategoricalPrediction(), fp.VelocityPrediction()])
     def test_see_their_own_time(self, prediction):
-        """Also where the flow's span ends before 1."""
+        """Also if the flow's span ends before 1, as with a velocity prediction."""
+        model = constant(prediction=prediction)
         for index in range(T):
-            flow = constant(prediction=prediction).block(index).flow
-            np.testing.assert_allclose(flow.sample_times(2, key=KEY), np.full(2, index / T), rtol=1e-6)
+            times = model.block(index).flow.sample_times(2, key=KEY)
+            np.testing.assert_allclose(times, np.full(2, index / T), rtol=1e-6)
 
     @pytest.mark.parametrize("make", [blocks, shared, constant])
     def test_put_back_change_nothing(self, make):
@@ -363,7 +363,7 @@ class TestPredicting:
 
         num_blocks = 40
         model = fp.NoPropDT(
-            [exact.Posterior(fp.VPPath(fp.SigmoidNoiseSchedule(10.0)))] * num_blocks,
+            [fp.conformance.ClassPosterior(fp.VPPath(fp.SigmoidNoiseSchedule(10.0)))] * num_blocks,
             encoder=[encoder] * num_blocks,
             embedding=fp.one_hot_embedding(3),
             schedule=fp.SigmoidNoiseSchedule(10.0),
@@ -386,9 +386,12 @@ class TestConstruction:
         ("change", "message"),
         [
             ({"networks": []}, "`networks` is empty"),
-            ({"networks": [Constant(jnp.zeros(3)), Constant(jnp.zeros(4))]}, "`networks` differ: number 1 differs"),
-            ({"networks": [Constant(jnp.zeros(3)), Perceptron(KEY)]}, "`networks` differ: number 1"),
-            ({"networks": [jnp.sin, jnp.cos]}, "`networks` differ: number 1"),
+            (
+                {"networks": [Constant(jnp.zeros(3)), Constant(jnp.zeros(4))]},
+                r"`networks\[1\]` and `networks\[0\]` differ",
+            ),
+            ({"networks": [Constant(jnp.zeros(3)), Perceptron(KEY)]}, r"`networks\[1\]` and `networks\[0\]` differ"),
+            ({"networks": [jnp.sin, jnp.cos]}, r"`networks\[1\]` and `networks\[0\]` differ"),
             ({"encoder": [jnp.sin]}, "`encoder` has 1 callables where `networks` has 2"),
             ({"stochasticity": -0.1}, "`stochasticity` is -0.1"),
             ({"stochasticity": 1.5}, "`stochasticity` is 1.5"),

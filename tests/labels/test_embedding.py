@@ -232,19 +232,19 @@ class TestDiagnostics:
     def test_two_classes_that_meet(self):
         rows = np.eye(4)
         rows[3] = rows[1] + 0.01
-        with pytest.warns(UserWarning, match=r"two embeddings have all but met.*classes 1 and 3"):
+        with pytest.warns(UserWarning, match=r"the embeddings of two classes nearly coincide.*classes 1 and 3"):
             assert fp.embedding_diagnostics(embedding_of(rows)).smallest_distance == pytest.approx(0.02)
 
     def test_classes_on_a_line(self):
         rows = np.outer(np.arange(6.0) - 2.5, np.ones(10))
-        with pytest.warns(UserWarning, match="differ in few directions"):
+        with pytest.warns(UserWarning, match="differ in few dimensions"):
             found = fp.embedding_diagnostics(embedding_of(rows))
         assert (found.effective_rank, found.largest_rank) == (pytest.approx(1.0), 5)
 
     def test_classes_in_one_place(self):
         with (
-            pytest.warns(UserWarning, match="all but met"),
-            pytest.warns(UserWarning, match="differ in few directions"),
+            pytest.warns(UserWarning, match="nearly coincide"),
+            pytest.warns(UserWarning, match="differ in few dimensions"),
         ):
             found = fp.embedding_diagnostics(embedding_of(np.full((5, 3), 0.1)))
         assert (found.smallest_distance, found.effective_rank) == (0, 0)
@@ -276,7 +276,7 @@ class TestRefusals:
         ],
     )
     def test_a_norm_that_is_no_length(self, make, norm, key):
-        with pytest.raises(ValueError, match=r"`norm` is .*: give the positive length"):
+        with pytest.raises(ValueError, match=r"`norm` is .*: give (a|the) positive length"):
             make(norm, key)
 
     @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ class TestRefusals:
             (NAN, None, ValueError, "`rows` holds values that are not finite"),
             (NAN, 1.0, ValueError, "`rows` holds values that are not finite"),
             (fp.Frozen(NAN), None, ValueError, "`rows` holds values that are not finite"),
-            (jnp.array([[1.0, 0.0], [0.0, 0.0]]), 1.0, ValueError, "`rows` has 0 for class 1"),
+            (jnp.array([[1.0, 0.0], [0.0, 0.0]]), 1.0, ValueError, "`rows` is 0 for class 1"),
             (jnp.eye(3, dtype=int), None, TypeError, "`rows` is an int32 array"),
             (jnp.asarray(1.0), None, TypeError, "`rows` is a float32 array of shape"),
         ],
@@ -306,5 +306,5 @@ class TestRefusals:
     def test_examples_that_are_not_finite(self):
         images = IMAGES.astype(np.float32)
         images[0, 0] = np.nan
-        with pytest.raises(ValueError, match="`inputs`, or what `encoder` returns, has values that are not finite"):
+        with pytest.raises(ValueError, match="`inputs`, or the outputs of `encoder`, have values that are not finite"):
             fp.prototype_embedding(images, LABELS)

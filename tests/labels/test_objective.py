@@ -2,7 +2,6 @@
 
 import functools
 
-import closed_forms as exact
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -197,7 +196,9 @@ class TestTerms:
 def test_with_the_exact_denoiser_the_bound_is_the_likelihood():
     """`-log p(y | x)` of each class alone: were a term weighed wrongly, the rarer class would betray it."""
     path = fp.VPPath(fp.SigmoidNoiseSchedule(13.0))
-    flow = fp.Flow(exact.Posterior(path), path, fp.CategoricalPrediction(), shape=(2,), weighting=fp.ELBOWeighting())
+    flow = fp.Flow(
+        fp.conformance.ClassPosterior(path), path, fp.CategoricalPrediction(), shape=(2,), weighting=fp.ELBOWeighting()
+    )
     classifier = fp.Classifier(flow=flow, embedding=fp.one_hot_embedding(2), objective=fp.ELBOObjective())
     posterior = np.log([0.7, 0.3])
     for label in range(2):
@@ -290,7 +291,7 @@ class TestEndPoints:
 class TestRefusals:
     @pytest.mark.parametrize("objective", [fp.RegressionObjective(), None])
     def test_a_readout_that_would_not_be_trained(self, objective):
-        with pytest.raises(ValueError, match="`readout` is LinearReadout, which has parameters"):
+        with pytest.raises(ValueError, match="`readout` is LinearReadout, whose parameters"):
             affine(fp.fm_flow, objective)
 
     def test_a_readout_without_parameters_needs_none(self):
@@ -312,5 +313,5 @@ class TestRefusals:
             fp.FlowMatchingObjective(path_noise=noise)
 
     def test_a_path_noise_on_a_path_that_is_not_straight(self):
-        with pytest.raises(ValueError, match=r"`path_noise` of the objective is 0.1 .* a VPPath"):
+        with pytest.raises(ValueError, match=r"`path_noise` of the objective is 0.1, .* a VPPath"):
             affine(fp.ct_flow, fp.FlowMatchingObjective(path_noise=0.1))

@@ -163,7 +163,7 @@ class TestWeights:
             def loss(self, x, *, key):
                 return self.w
 
-        with pytest.raises(TypeError, match=r"`model.loss\(x, key\)` has no argument `weights`: give it one"):
+        with pytest.raises(TypeError, match=r"`model.loss\(x, key\)` has no argument `weights`: add it"):
             fit(Plain(jnp.ones(())), weights=np.ones(20))
 
     @pytest.mark.parametrize(
@@ -173,8 +173,8 @@ class TestWeights:
             (np.ones((20, 1)), ValueError, r"`weights` has shape \(20, 1\) where"),
             (1.0, TypeError, "`weights` is 1.0: give an array"),
             ([1.0] * 20, TypeError, "`weights` is a list of 20: give an array"),
-            (np.zeros(20), ValueError, "`weights` has the sum 0: it must be positive"),
-            (-np.ones(20), ValueError, "`weights` has the sum -20: it must be positive"),
+            (np.zeros(20), ValueError, "`weights` has the sum 0: give weights with a positive sum"),
+            (-np.ones(20), ValueError, "`weights` has the sum -20: give weights with a positive sum"),
             (np.where(np.arange(20) == 7, np.nan, 1.0), ValueError, "`weights` has nan in row 7"),
             (np.where(np.arange(20) == 3, np.inf, 1.0), ValueError, "`weights` has inf in row 3"),
             (np.full(20, "heavy"), TypeError, "`weights` has the type <U5: give numbers"),
