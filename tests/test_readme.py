@@ -57,9 +57,7 @@ def test_readme_has_a_block_that_the_default_suite_runs():
     assert sum(python_blocks(ROOT / "README.md").count(block) for block in README.values()) == len(README)
 
 
-@pytest.mark.parametrize(
-    "heading", [pytest.param(h, marks=pytest.mark.slow) if h in SLOW else h for h in README]
-)
+@pytest.mark.parametrize("heading", [pytest.param(h, marks=pytest.mark.slow) if h in SLOW else h for h in README])
 def test_a_block_of_readme_prints_what_it_says(heading, tmp_path):
     """In a process of its own without the suite's compiler flags, as a reader would run it."""
     block = README[heading]
