@@ -1,32 +1,37 @@
-"""Densities and transport in the plane: how noise is paired with data, and what it does to a flow.
+"""Flows in the plane: how the pairing of noise and data (the coupling) changes a flow.
 
-Three parts, each a table beside published figures and the floor that no flow can pass:
+This example has three parts. Each prints a table, with published numbers, and with the floor: the value that a perfect
+flow has at this number of points.
 
-- `transport`: 2-Wasserstein distance and normalised path energy between gaussian noise, eight gaussians, two moons and
-  an S, with independent pairs and with optimal transport ([SF]2M, arXiv:2307.03672, table 2; data, network and budget
-  of its code, github.com/atong01/conditional-flow-matching: 10,000 points, perceptron 3 x 64, 20,000 steps of 512);
-- `condition`: eight gaussians to two moons, given the moon or given the first coordinate, with independent pairs, plain
-  and condition-aware optimal transport (C2OT, arXiv:2503.10636, figure 1; data and budget of its code,
-  github.com/hkchengrex/C2OT: 20,000 steps of 256);
-- `likelihood`: mean log-likelihood of fresh points under flows on five known densities, beside the true density's.
+- `transport`: the 2-Wasserstein distance and the normalised path energy of flows between gaussian noise, eight
+  gaussians, two moons and an S, with independent pairs and with optimal transport. The published numbers are from
+  [SF]2M, https://arxiv.org/abs/2307.03672, table 2. Data, network and budget are those of its code,
+  https://github.com/atong01/conditional-flow-matching: 10,000 points, a perceptron 3 x 64, 20,000 steps of 512.
+- `condition`: flows from eight gaussians to two moons, given the moon or given the first coordinate, with independent
+  pairs, plain optimal transport and condition-aware optimal transport. The published numbers are from C2OT,
+  https://arxiv.org/abs/2503.10636, figure 1. Data and budget are those of its code,
+  https://github.com/hkchengrex/C2OT: 20,000 steps of 256.
+- `likelihood`: the mean log-likelihood of new points under flows on five known densities, next to the true density's.
 
-Every run is kept in a file of its own the moment it is done: stop when you like, and the same command goes on.
+The example saves every run in its own file as soon as the run ends. If you stop it, the same command continues.
 
-    python examples/density_2d.py                                    # everything; hours on a CPU
-    python examples/density_2d.py --parts transport --num-seeds 1
-    python examples/density_2d.py --parts likelihood --recipe        # a longer training, with all that helps
-    python examples/density_2d.py --steps 200 --test-points 500 --num-seeds 1      # a trial of a few minutes
+    python examples/density_2d.py                                    # one row of each table: about two minutes
+    python examples/density_2d.py --long                             # all rows, three seeds: hours on a CPU
+    python examples/density_2d.py --long --parts transport --num-seeds 1
+    python examples/density_2d.py --long --parts likelihood --recipe        # a longer and better training
+    python examples/density_2d.py --long --steps 200 --test-points 500 --num-seeds 1    # all rows, in a few minutes
+
+With flowprop installed, `flowprop-density-2d` is the same command.
 """
 
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import density_tables
 import diffrax as dfx
 import equinox as eqx
 import jax
@@ -34,9 +39,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from kept_runs import KeptRuns
 
 import flowprop as fp
+
+
+# As a script, or as a module of the installed package `flowprop_examples`.
+if __package__:
+    from . import density_tables
+    from .kept_runs import KeptRuns
+else:
+    import density_tables
+    from kept_runs import KeptRuns
 
 
 Part = Literal["transport", "condition", "likelihood"]
@@ -44,27 +57,48 @@ Part = Literal["transport", "condition", "likelihood"]
 
 @dataclass
 class Config:
-    """Flows in the plane, measured."""
+    """Train flows in the plane and compare them with published numbers.
+
+    The default run takes about two minutes on two cores: one row of each table, with short training. Its numbers are
+    worse than the published ones. Options that show None take their value from the chosen run.
+    """
 
     parts: tuple[Part, ...] = ("transport", "condition", "likelihood")
-    tasks: tuple[str, ...] = ()
-    """Only these rows of the tables, by their names. By default all."""
+    """The tables to compute."""
+    long: bool = False
+    """Compute all rows with full training and three seeds. This takes hours on a CPU."""
+    tasks: tuple[str, ...] | None = None
+    """Compute only these rows, by their names. Default: "N -> moons", moon and "two moons"; long: all rows."""
     seed: int = 0
-    """The first of them."""
-    num_seeds: int = 3
-    test_points: int = 4_000
-    """Fresh points that a flow is measured on. The floor under the Wasserstein distance falls with their number."""
+    """The first seed."""
+    num_seeds: int | None = None
+    """Number of seeds. Default: 1, long: 3."""
+    test_points: int | None = None
+    """Number of new points to evaluate a flow on. The floor of the Wasserstein distance falls with it.
+    Default: 1000, long: 4000."""
     test_draws: int = 1
-    """How many times as many, over which a flow's transport is averaged."""
+    """Transport: number of independent sets of test points, over which the results are averaged."""
     path_noise: float = 0.0
-    """Of the transport's flows: standard deviation of noise on every point of a path. The published code has 0.1."""
+    """Transport: standard deviation of noise that is added to every point of a path. The published code uses 0.1."""
     steps: int | None = None
-    """Steps of training instead of each part's own: for a trial."""
+    """Training steps. Default: 1000; long: each part's own."""
     recipe: bool = False
-    """Of the likelihood's flows: a learning rate that decays, averaged parameters, times near the data, more steps."""
-    output: Path = Path("results/density_2d")
+    """Likelihood: use a decaying learning rate, averaged parameters, more times near the data and more steps."""
+    output: Path | None = None
+    """Folder of the runs, the figures and results.json. Default: results/density_2d, long: results/density_2d_long."""
 
 
+#: What the options that are None become. A number of steps that stays None is each part's own.
+PRESETS: dict[bool, dict] = {
+    False: {
+        "tasks": ("N -> moons", "moon", "two moons"),
+        "num_seeds": 1,
+        "test_points": 1_000,
+        "steps": 1_000,
+        "output": Path("results/density_2d"),
+    },
+    True: {"tasks": (), "num_seeds": 3, "test_points": 4_000, "output": Path("results/density_2d_long")},
+}
 COUPLINGS = {"independent": fp.IndependentCoupling, "ot": fp.OTCoupling}
 
 
@@ -72,11 +106,11 @@ COUPLINGS = {"independent": fp.IndependentCoupling, "ot": fp.OTCoupling}
 
 
 def standardised(points):
-    """All coordinates together, to a standard deviation of 7."""
+    """The points, with all coordinates together scaled to standard deviation 7."""
     return 7 * (points - points.mean()) / points.std()
 
 
-#: The source (none: gaussian noise) and the data, as functions of a number of points and a key.
+#: The source (None: gaussian noise) and the data, as functions of a number of points and a key.
 TRANSPORT = {
     "N -> 8 gaussians": (None, lambda n, key: fp.data.eight_gaussians(n, radius=5, std=1, key=key)[0]),
     "moons -> 8 gaussians": (
@@ -89,9 +123,9 @@ TRANSPORT = {
 
 
 class Blurred(eqx.Module):
-    """A flow that is trained with noise on every point of a path.
+    """A flow that is trained with noise added to every point of a path.
 
-    On a straight path that is the same noise on both of its ends, and the velocity to be learned stays as it is.
+    On a straight path this is the same noise added to both ends. It does not change the velocity to learn.
     """
 
     flow: fp.Flow
@@ -108,7 +142,7 @@ class Blurred(eqx.Module):
 def transport(config: Config, task: str, coupling: str, key, figure: Path | None) -> dict:
     draw_source, draw_data = TRANSPORT[task]
     key_source, key_data, key_network, key_train = jax.random.split(key, 4)
-    # Ten thousand to train on, as published; the rest is only measured with.
+    # Ten thousand points for training, as published. The others are for evaluation.
     fresh = config.test_draws * config.test_points
     data, test, other = np.split(draw_data(10_000 + 2 * fresh, key_data), [10_000, -fresh])
     if draw_source is None:
@@ -120,7 +154,7 @@ def transport(config: Config, task: str, coupling: str, key, figure: Path | None
     network = fp.nn.MLP(shape=(2,), width=64, depth=3, activation=jax.nn.selu, key=key_network)
     flow = fp.fm_flow(network, shape=(2,), source=source, coupling=COUPLINGS[coupling]())
     model = Blurred(flow, config.path_noise) if config.path_noise else flow
-    model, seconds = train(config, model, (data,), key_train, steps=20_000, batch_size=512, learning_rate=1e-3)
+    model, seconds = train(config, model, data, key_train, steps=20_000, batch_size=512, learning_rate=1e-3)
     flow = model.flow if config.path_noise else model
     paths = solve(flow, start)
     if figure:
@@ -142,7 +176,7 @@ def transport(config: Config, task: str, coupling: str, key, figure: Path | None
 
 
 class RingSource(fp.AbstractSource):
-    """Eight gaussians of radius 5, whose variance 0.1 is handed over as a root of the covariance."""
+    """Eight gaussians of radius 5. The published code gives the variance 0.1 where a root of the covariance is due."""
 
     def sample(self, num_points, shape, *, key):
         return self.density.sample(num_points, key=key)[0]
@@ -156,7 +190,7 @@ class RingSource(fp.AbstractSource):
 
 
 def slanting_moons(n, key):
-    """Moons without width, moved along the diagonal by up to 0.2; points and labels."""
+    """Points and labels of moons without width, each point moved along the diagonal by up to 0.2."""
     key_moons, key_noise = jax.random.split(key)
     points, labels = fp.data.two_moons(n, noise=1e-6, key=key_moons)
     return 3 * (points + 0.2 * jax.random.uniform(key_noise, (n, 1))) - 1, labels
@@ -174,14 +208,14 @@ def condition(config: Config, task: str, coupling: str, key, figure: Path | None
     key_data, key_source, key_network, key_train = jax.random.split(key, 4)
     points, labels = slanting_moons(200_000 + 2 * config.test_points, key_data)
     x = CONDITIONS[task](points, labels)
-    pairs = COUPLINGS | {"ot": partial(fp.OTCoupling, ignore_condition=True)}  # to show the bias
+    pairs = COUPLINGS | {"ot": partial(fp.OTCoupling, ignore_condition=True)}  # it is biased: the table shows how much
     pair = fp.ConditionalOTCoupling(CONDITION_AWARE[task]) if coupling == "aware" else pairs[coupling]()
     size = 0 if x is None else 1
     network = fp.nn.MLP(shape=(2,), condition_size=size, width=256, depth=3, key=key_network)
     flow = fp.fm_flow(network, shape=(2,), source=RingSource(), coupling=pair)
     data, test, other = np.split(points, [200_000, -config.test_points])
     x, test_x = (None, None) if x is None else np.split(x[: -config.test_points], [200_000])
-    arrays = (data,) if x is None else (data, x)
+    arrays = data if x is None else (data, x)
     flow, seconds = train(config, flow, arrays, key_train, steps=20_000, batch_size=256, learning_rate=1e-3)
     start = flow.source.sample(config.test_points, (2,), key=key_source)
     paths = solve(flow, start, test_x)
@@ -213,33 +247,34 @@ DENSITIES = {
 def likelihood(config: Config, task: str, coupling: str, key, figure: Path | None) -> dict:
     density = DENSITIES[task]
     key_data, key_test, key_network, key_train, key_samples = jax.random.split(key, 5)
-    # As many as are seen: no flow overfits.
+    # Four million points: no training step sees a point twice, so that no flow overfits.
     points, _ = density.sample(4_000_000, key=key_data)
     test, _ = density.sample(config.test_points, key=key_test)
-    centre = points.mean(axis=0, keepdims=True)
     network = fp.nn.MLP(shape=(2,), width=256, depth=3, key=key_network)
+    transform = fp.Standardise(np.asarray(points, float).mean(axis=0), np.ones(2))  # a shift, without a scale
     if config.recipe:
         times = fp.LogitNormalTimeSampling(mean=1.0, std=1.5)
         budget = {"steps": 16_000, "batch_size": 256, "learning_rate": 4e-3}
     else:
         times = None
         budget = {"steps": 5_000, "batch_size": 256, "learning_rate": 1e-3, "decays": False}
-    flow = fp.fm_flow(network, shape=(2,), coupling=COUPLINGS[coupling](), time_sampling=times)
-    flow, seconds = train(config, flow, (points - centre,), key_train, **budget)
-
-    def log_prob(z):
-        return fp.log_prob(flow, z - centre)
-
+    flow = fp.fm_flow(network, shape=(2,), coupling=COUPLINGS[coupling](), time_sampling=times, transform=transform)
+    flow, seconds = train(config, flow, points, key_train, **budget)
     if figure:
         extent = 1.1 * float(jnp.abs(test).max())
-        samples = fp.sample(flow, 4_000, key=key_samples) + centre
+        samples = fp.sample(flow, 4_000, key=key_samples)
         bounds = ((-extent, extent), (-extent, extent))
         drawing = fp.plot.density_and_samples(
-            log_prob, samples, bounds, true_log_prob=density.log_prob, resolution=100, nats_below_peak=6
+            lambda z: fp.log_prob(flow, z),
+            samples,
+            bounds,
+            true_log_prob=density.log_prob,
+            resolution=100,
+            nats_below_peak=6,
         )
         fp.plot.save(drawing, figure)
     return {
-        "log_prob": float(log_prob(test).mean()),
+        "log_prob": float(fp.log_prob(flow, test).mean()),
         "true_log_prob": float(density.log_prob(test).mean()),
         "seconds": seconds,
     }
@@ -249,7 +284,7 @@ def likelihood(config: Config, task: str, coupling: str, key, figure: Path | Non
 
 
 def train(config: Config, flow, arrays, key, *, steps, batch_size, learning_rate, decays=True):
-    """Adam at a constant learning rate, or at one that decays, the parameters then averaged."""
+    """Train by Adam at a constant learning rate, or at a decaying one with averaged parameters."""
     steps = config.steps or steps
     schedule = optax.cosine_decay_schedule(learning_rate, steps) if decays else learning_rate
     optimiser = optax.adamw(schedule, weight_decay=1e-5)
@@ -262,7 +297,7 @@ def train(config: Config, flow, arrays, key, *, steps, batch_size, learning_rate
 
 @eqx.filter_jit
 def solve(flow, z0, x=None):
-    """The paths of given points, at 50 times each."""
+    """The paths of some points, at 50 times each."""
     saveat = dfx.SaveAt(ts=jnp.linspace(0.0, 1.0, 50))
     one = lambda z, x: fp.solve(flow, z, x, saveat=saveat).ys  # noqa: E731
     return jax.vmap(one)(z0, x)
@@ -280,8 +315,15 @@ RUNS: dict[Part, list[tuple[str, str]]] = {
 }
 
 
-def main(config: Config) -> None:
-    kept = KeptRuns(config.output, config, {"parts", "tasks", "seed", "num_seeds", "output"})
+def main() -> None:
+    config = tyro.cli(Config)
+    preset = PRESETS[config.long]
+    config = replace(config, **{name: value for name, value in preset.items() if getattr(config, name) is None})
+    if config.long:
+        print("This run takes hours on a CPU, unless you choose fewer rows or steps.", flush=True)
+    else:
+        print("This run takes about two minutes on two cores; use --long for the full tables.", flush=True)
+    kept = KeptRuns(config.output, config, {"parts", "tasks", "seed", "num_seeds", "output", "long"})
     seeds = range(config.seed, config.seed + config.num_seeds)
     wanted = [(part, *run) for part in config.parts for run in RUNS[part] if not config.tasks or run[0] in config.tasks]
     runs = [(seed, *run) for seed in seeds for run in wanted]
@@ -303,8 +345,8 @@ def main(config: Config) -> None:
 
         density_tables.PRINT[part](RUNS[part], rows_of)
     (config.output / "results.json").write_text(json.dumps(records, indent=1))
-    print(f"\nFigures and results.json are in {config.output}")
+    print(f"\nThe figures and results.json are in {config.output}")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main()

@@ -1,13 +1,13 @@
-"""The tables of `density_2d.py`: what its runs measured, beside what was published.
+"""The tables of `density_2d.py`: the results of its runs, next to the published ones.
 
-Each prints the rows `(task, coupling)` that it is given; `rows_of(task, coupling)` are the records of one, all seeds'.
+Each function prints some rows `(task, coupling)`. `rows_of(task, coupling)` returns the records of all seeds of a row.
 """
 
 import numpy as np
 
 
-#: [SF]2M, table 2: W2 and normalised path energy. On how many points is not said; the code given for the distances in
-#: the path energies splits off 10,000 to test on (issue 140 of the repository).
+#: [SF]2M, table 2: W2 and normalised path energy. The paper does not state the number of points. The code that was
+#: given for the distances in the path energies uses 10,000 test points (issue 140 of the repository).
 TRANSPORT = {
     ("N -> 8 gaussians", "independent"): (0.373, 0.202),
     ("N -> 8 gaussians", "ot"): (0.303, 0.031),
@@ -18,7 +18,7 @@ TRANSPORT = {
     ("N -> s-curve", "independent"): (0.242, 0.856),
     ("N -> s-curve", "ot"): (0.144, 0.027),
 }
-#: C2OT, figure 1: squares of W2, of 10,000 points; by an adaptive solver, and by one step of Euler's.
+#: C2OT, figure 1: squares of W2 of 10,000 points, by an adaptive solver and by one step of Euler's method.
 CONDITION = {
     ("none", "independent"): (0.120, 6.232),
     ("none", "ot"): (0.050, 0.072),
@@ -32,14 +32,14 @@ CONDITION = {
 
 
 def cell(values) -> str:
-    """Mean, and standard deviation over seeds."""
+    """Mean and standard deviation over seeds."""
     spread = f"{np.std(values, ddof=1):.3f}" if len(values) > 1 else "    -"
     return f"{np.mean(values):>8.3f} +- {spread}"
 
 
 def print_transport(runs, rows_of):
     print(
-        "\nW2 and normalised path energy, mean and standard deviation over seeds [published]; W2 of two draws of data"
+        "\nW2 and normalised path energy: mean and standard deviation over seeds [published]. Floor: of two data sets"
     )
     for task, coupling in runs:
         if rows := rows_of(task, coupling):
@@ -53,7 +53,7 @@ def print_transport(runs, rows_of):
 
 def print_condition(runs, rows_of):
     print(
-        "\n8 gaussians -> moons: squares of W2, by an adaptive solver and by one step [published]; of two draws of data"
+        "\n8 gaussians -> moons: W2 squared, by an adaptive solver and by one step [published]. Floor: of two data sets"
     )
     for task, coupling in runs:
         if rows := rows_of(task, coupling):
@@ -66,7 +66,7 @@ def print_condition(runs, rows_of):
 
 
 def print_likelihood(runs, rows_of):
-    print("\nMean log-likelihood of fresh points in nats, the true density's, and the gap")
+    print("\nMean log-likelihood of new points in nats: of the flow, of the true density, and the difference")
     for task, coupling in runs:
         if rows := rows_of(task, coupling):
             own, true = ([row[name] for row in rows] for name in ("log_prob", "true_log_prob"))

@@ -1,4 +1,4 @@
-"""Runs of an experiment, each kept in a file of its own the moment it is done: the same command goes on from there."""
+"""The runs of an experiment. Each is saved in its own file as soon as it ends: the same command then continues."""
 
 import json
 from collections.abc import Callable
@@ -7,9 +7,9 @@ from pathlib import Path
 
 
 class KeptRuns:
-    """The runs in the folder `runs` of an output folder, all made with one configuration.
+    """The runs in the folder `runs` of an output folder, all made with the same settings.
 
-    The settings named in `choice` only say which runs to make, and may change from one command to the next.
+    The settings named in `choice` only choose which runs to make. They may change from one command to the next.
     """
 
     def __init__(self, output: Path, config, choice: set[str]):
@@ -19,7 +19,7 @@ class KeptRuns:
         self.choice = choice
 
     def record(self, name: str, title: str, measure: Callable[[], dict]) -> dict:
-        """What a run measured: read from its file or, where there is none, measured now and written to it."""
+        """The results of a run: read from its file or, if there is none, measured now and written to the file."""
         path = self.folder / f"{name}.json"
         if not path.exists():
             print(title, flush=True)

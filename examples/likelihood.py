@@ -1,17 +1,21 @@
-"""What a log-likelihood is worth: the errors of solver and probes, and whether the errors stated are those made.
+"""How accurate a log-likelihood is: the errors of the solver and of random traces, and how well they are estimated.
 
-Every flow here is one whose log-likelihood is known in closed form, so that nothing is trained and every error is
-seen for what it is:
+Every flow in this example has a log-likelihood that is known in closed form. Nothing is trained, and every error is
+measured directly:
 
-1. random traces at equal cost, on 64-dimensional flows whose Jacobians are rotated, far from diagonal;
-2. the solver's error against its tolerance, beside the error that `fp.estimate_log_prob` states;
-3. the standard error over probes, beside the errors made.
+1. the standard deviation of random traces at equal cost, on 64-dimensional flows with rotated Jacobians, which are far
+   from diagonal;
+2. the error of the solver against its tolerance, next to the error that `fp.estimate_log_prob` reports;
+3. the standard error over probes, next to the actual errors.
 
-    python examples/likelihood.py
+    python examples/likelihood.py           # about one minute on two cores
+    python examples/likelihood.py --long    # about three minutes: the numbers on the results page
+
+With flowprop installed, `flowprop-likelihood` is the same command.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import diffrax as dfx
@@ -26,19 +30,33 @@ import flowprop as fp
 
 @dataclass
 class Config:
-    """Put log-likelihoods beside closed forms."""
+    """Compare log-likelihoods with their closed forms.
 
-    products: tuple[int, ...] = (6, 12, 24)
-    """Jacobian-vector products for each evaluation, of every random trace."""
-    draws: int = 300
-    """Of the probes, for each variance."""
+    The default run takes about one minute on two cores.
+    """
+
+    long: bool = False
+    """Use more draws and more points, for the numbers on the results page."""
+    products: tuple[int, ...] | None = None
+    """Jacobian-vector products per evaluation, the same for every random trace. Default: 6 24, long: 6 12 24."""
+    draws: int | None = None
+    """Number of draws of the probes, for each standard deviation. Default: 100, long: 300."""
     tolerances: tuple[float, ...] = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-    points: int = 500
+    """Tolerances of the solver."""
+    points: int | None = None
+    """Number of points. Default: 100, long: 500."""
     dim: int = 64
+    """Dimension of the flows."""
     seed: int = 0
-    output: Path = Path("results/likelihood")
+    """Seed of all random numbers."""
+    output: Path | None = None
+    """Folder of the figures and of results.json. Default: results/likelihood, long: results/likelihood_long."""
 
 
+PRESETS: dict[bool, dict] = {
+    False: {"products": (6, 24), "draws": 100, "points": 100, "output": Path("results/likelihood")},
+    True: {"products": (6, 12, 24), "draws": 300, "points": 500, "output": Path("results/likelihood_long")},
+}
 TRACES = {
     "Hutchinson, signs": fp.HutchinsonDivergence,
     "Hutchinson, orthogonal": lambda m: fp.HutchinsonDivergence(m, fp.OrthogonalProbes()),
@@ -57,7 +75,7 @@ class Linear(eqx.Module):
 
 
 class GaussianData(eqx.Module):
-    """The velocity of flow matching for data N(0, R diag(l) R^T): log p is that gaussian's."""
+    """The velocity of flow matching for data N(0, R diag(l) R^T). Its log p is the one of this gaussian."""
 
     rotation: jax.Array
     variances: jax.Array
@@ -67,7 +85,7 @@ class GaussianData(eqx.Module):
         return self.rotation @ (rates * (self.rotation.T @ z))
 
     def log_prob(self, points):
-        # In NumPy's double precision: this is what the others are compared with.
+        # In NumPy's double precision, because this is the reference.
         whitened = np.asarray(points, float) @ np.asarray(self.rotation, float) / np.sqrt(np.asarray(self.variances))
         size = np.log(2 * np.pi * np.asarray(self.variances, float)).sum()
         return -0.5 * (np.sum(whitened**2, axis=1) + size)
@@ -76,26 +94,30 @@ class GaussianData(eqx.Module):
         return (jax.random.normal(key, (n, len(self.variances))) * jnp.sqrt(self.variances)[None]) @ self.rotation.T
 
 
-def compare_traces(config: Config, rotation, key) -> list[dict]:
-    """The standard deviation of log p over probes, at one point; its exact value cancels."""
-    order = np.arange(config.dim)
+def rotated_flows(dim: int, rotation) -> dict:
+    """Two networks with dense Jacobians, by name."""
+    order = np.arange(dim)
     matrix = rotation @ np.diag(2.0 * 0.5**order) @ rotation.T
-    networks = {
+    variances = 1 + 10 / (1.0 + order) ** 2
+    return {
         "v = A z, eigenvalues 2^(1 - i)": Linear(jnp.asarray(matrix, jnp.float32)),
         "gaussian data, variances 1 + 10 i^-2": GaussianData(
-            jnp.asarray(rotation, jnp.float32), jnp.asarray(1 + 10 / (1.0 + order) ** 2, jnp.float32)
+            jnp.asarray(rotation, jnp.float32), jnp.asarray(variances, jnp.float32)
         ),
     }
-    # The trace is what is looked at: steps this coarse do for it.
+
+
+def compare_traces(config: Config, name: str, network, key) -> list[dict]:
+    """The standard deviation of log p over probes, at one point. It does not depend on the exact value."""
+    # Coarse steps suffice: only the error of the trace is measured.
     integrator = fp.ODEIntegrator(dfx.Heun(), dt0=0.1)
     points = jnp.zeros((config.draws, config.dim))
+    flow = fp.fm_flow(network, shape=(config.dim,))
     records = []
-    for flow_name, network in networks.items():
-        flow = fp.fm_flow(network, shape=(config.dim,))
-        for name, make in TRACES.items():
-            for products in config.products:
-                values = fp.log_prob(flow, points, key=key, divergence=make(products), integrator=integrator)
-                records.append({"flow": flow_name, "trace": name, "products": products, "std": float(values.std())})
+    for trace, make in TRACES.items():
+        for products in config.products:
+            values = fp.log_prob(flow, points, key=key, divergence=make(products), integrator=integrator)
+            records.append({"flow": name, "trace": trace, "products": products, "std": float(values.std())})
     return records
 
 
@@ -129,7 +151,16 @@ def compare_probes(config: Config, network: GaussianData, points, key) -> dict:
     }
 
 
-def main(config: Config) -> None:
+def main() -> None:
+    config = tyro.cli(Config)
+    preset = PRESETS[config.long]
+    config = replace(config, **{name: value for name, value in preset.items() if getattr(config, name) is None})
+    if config.long:
+        print("This run takes about three minutes on two cores.", flush=True)
+    else:
+        print(
+            "This run takes about one minute on two cores; use --long for the numbers on the results page.", flush=True
+        )
     config.output.mkdir(parents=True, exist_ok=True)
     rotation = np.linalg.qr(np.random.default_rng(config.seed).standard_normal((config.dim, config.dim)))[0]
     key_trace, key_points, key_probes = jax.random.split(jax.random.key(config.seed), 3)
@@ -137,11 +168,12 @@ def main(config: Config) -> None:
     network = GaussianData(jnp.asarray(rotation, jnp.float32), variances)
     points = network.sample(config.points, key_points)
 
-    traces = compare_traces(config, rotation, key_trace)
-    for index, flow in enumerate(dict.fromkeys(record["flow"] for record in traces)):
-        rows = [record for record in traces if record["flow"] == flow]
+    traces = []
+    for index, (flow, trace_network) in enumerate(rotated_flows(config.dim, rotation).items()):
+        rows = compare_traces(config, flow, trace_network, key_trace)
+        traces += rows
         print(
-            f"\nStandard deviation of log p over probes, nats: {flow}\n{'products':>26}"
+            f"\nStandard deviation of log p over probes, in nats: {flow}\n{'products':>26}"
             + "".join(f"{products:>10}" for products in config.products)
         )
         curves = {}
@@ -153,9 +185,10 @@ def main(config: Config) -> None:
             curves, cost="Jacobian-vector products", error="standard deviation (nats)", title=flow
         )
         fp.plot.save(figure, config.output / f"traces_{index}.png")
+        print(f"saved {config.output / f'traces_{index}.png'}", flush=True)
 
     solver = compare_solver(config, network, points)
-    print("\nExact divergence: root mean square errors, nats\n  tolerance  evaluations       made     stated")
+    print("\nExact divergence: root mean square errors, in nats\n  tolerance  evaluations     actual  estimated")
     for row in solver:
         print(
             f"{row['tolerance']:>11.0e}{row['function_evaluations']:>13.1f}{row['error']:>11.2g}{row['stated']:>11.2g}"
@@ -164,22 +197,22 @@ def main(config: Config) -> None:
     figure = fp.plot.error_against_cost(
         {
             name: (evaluations, [row[name_of] for row in solver])
-            for name, name_of in (("made", "error"), ("stated", "stated"))
+            for name, name_of in (("actual", "error"), ("estimated", "stated"))
         }
     )
     fp.plot.save(figure, config.output / "solver.png")
 
     probes = compare_probes(config, network, points, key_probes)
     print(
-        f"\n16 probes: stated standard error {probes['mean_stated']:.2f} nats on average; "
-        f"{probes['within_one']:.0%} of the points lie within one of the truth, {probes['within_two']:.0%} within two; "
-        f"mean error {probes['mean_error']:.3f}"
+        f"\n16 probes: the reported standard error is {probes['mean_stated']:.2f} nats on average. "
+        f"{probes['within_one']:.0%} of the actual errors are within one standard error, {probes['within_two']:.0%} "
+        f"within two. The mean error is {probes['mean_error']:.3f} nats."
     )
     (config.output / "results.json").write_text(
         json.dumps({"traces": traces, "solver": solver, "probes": probes}, indent=1)
     )
-    print(f"\nFigures and results.json are in {config.output}")
+    print(f"\nThe figures and results.json are in {config.output}")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main()

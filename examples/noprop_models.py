@@ -1,6 +1,6 @@
-"""The models of NoProp's table: a method's networks around an embedding of the labels.
+"""The models of `noprop_table.py`: the networks of each method, with an embedding of the labels.
 
-`config` is that of `noprop_table.py`, whose command makes and measures them.
+`config` is the `Config` of `noprop_table.py`.
 """
 
 import diffrax as dfx
@@ -13,7 +13,7 @@ import flowprop as fp
 
 
 class OrdinaryClassifier(eqx.Module):
-    """The same encoder and head, asked for the class at once: no label goes in."""
+    """The same encoder and head, trained to predict the class directly. The network sees no label."""
 
     encoder: eqx.Module
     network: fp.nn.FuseNetwork
@@ -86,7 +86,7 @@ def make_readout(embedding, key):
 
 
 def make_blocks(config, embedding, image_shape, key_encoder, key_head, key_rest):
-    """T blocks with an encoder each, or one for all."""
+    """T blocks, with one encoder for all of them or one each."""
     num_classes = embedding.matrix.shape[0]
     if config.share_encoder:
         encoder = make_encoder(config, image_shape, key_encoder)
@@ -99,7 +99,7 @@ def make_blocks(config, embedding, image_shape, key_encoder, key_head, key_rest)
 
 
 def make_flow(config, method, embedding, key_head, key_rest):
-    """A flow of labels and its objective, None for that of its prediction."""
+    """A flow of labels and its objective. None means the default objective of the prediction."""
     num_classes, *shape = embedding.matrix.shape
     paper, points = config.objective == "paper", tuple(shape)
     logits = method in ("fm", "ct") and not (method == "fm" and paper)
@@ -110,7 +110,8 @@ def make_flow(config, method, embedding, key_head, key_rest):
         case "fm" | "adjoint", _:
             return fp.fm_flow(head, shape=points), fp.FlowMatchingObjective()
         case "df", _:
-            # The noise's error alone says little where nearly all is noise: the class read off the target says it.
+            # At times with much noise, the error of the predicted noise depends little on the label. The cross-entropy
+            # of the readout, applied to the estimated target, trains the class there.
             return fp.df_flow(head, shape=points, schedule=fp.CosineNoiseSchedule()), fp.FlowMatchingObjective()
         case "ct", False:
             schedule, objective = fp.SigmoidNoiseSchedule(10.0), None
@@ -121,6 +122,6 @@ def make_flow(config, method, embedding, key_head, key_rest):
 
 
 def label_parts(model):
-    """What all kinds of NoProp model are made of: embedding, readout."""
+    """The embedding and the readout of a model of any method."""
     inner = getattr(model, "blocks", getattr(model, "classifier", model))
     return inner.embedding, inner.readout

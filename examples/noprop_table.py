@@ -1,27 +1,31 @@
-"""NoProp's table of test accuracies (arXiv:2503.24322, table 1), measured anew, with its claims put to the test.
+"""The table of test accuracies in the NoProp paper (https://arxiv.org/abs/2503.24322, table 1), measured again.
 
-Rows: back-propagation through T blocks, NoProp-DT, the adjoint method, NoProp-CT, NoProp-FM, and, because it is the
-question that the table leaves open, an ordinary classifier with the same encoder. Columns: labels as one-hot vectors,
-as learned vectors of dimension 20, and as learned prototypes that are images. (`--methods df` is another row, which the
-paper has not: noise prediction.) Every run is kept in a file of its own the moment it is done: stop when you like, and
-the same command goes on from there.
+Rows: back-propagation through T blocks, NoProp-DT, the adjoint method, NoProp-CT, NoProp-FM, and an ordinary classifier
+with the same encoder, which the paper does not have. `--methods df` adds noise prediction, which the paper does not
+have either. Columns: labels as one-hot vectors, as learned vectors of dimension 20, and as learned prototypes, which
+are images.
 
-    FLOWPROP_DATA=path/to/mnist python examples/noprop_table.py                  # downloads without FLOWPROP_DATA
-    python examples/noprop_table.py --dataset digits --epochs 20                 # nothing to download
-    python examples/noprop_table.py --methods fm --embeddings one-hot --augment --epochs 40 --channels 32 64
-    python examples/noprop_table.py --no-share-encoder                           # ten encoders, as the paper has them
-    python examples/noprop_table.py --dataset cifar10 --encoder resnet18 --augment --epochs 100     # with a GPU
+The example saves every run in its own file as soon as the run ends. If you stop it, the same command continues.
 
-What is printed beside the accuracies says what they are worth: the accuracy when the flow's end is replaced by noise
-before the class is read off it (chance, unless the readout sees more than it should), and that of a single evaluation
-of the network, before the label has flowed anywhere.
+    python examples/noprop_table.py                           # digits of 8 x 8 pixels, no download: three minutes
+    python examples/noprop_table.py --dataset mnist --long    # the table on the results page: hours on a CPU
+    python examples/noprop_table.py --methods fm --augment --epochs 100
+    python examples/noprop_table.py --no-share-encoder        # ten encoders, as in the paper
+    python examples/noprop_table.py --dataset cifar10 --long --encoder resnet18 --augment --epochs 100    # on a GPU
+
+MNIST and CIFAR are downloaded, unless the environment variable FLOWPROP_DATA names their folder. With flowprop
+installed, `flowprop-noprop-table` is the same command.
+
+A second table shows how far to trust the accuracies. It has the accuracy when noise replaces the end of the flow before
+the class is read from it: this must be chance, unless the readout receives more than it should. It also has the
+accuracy after one evaluation of the network, before the label has moved.
 """
 
 import functools
 import json
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -31,10 +35,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from kept_runs import KeptRuns
-from noprop_models import OrdinaryClassifier, label_parts, make_model
 
 import flowprop as fp
+
+
+# As a script, or as a module of the installed package `flowprop_examples`.
+if __package__:
+    from .kept_runs import KeptRuns
+    from .noprop_models import OrdinaryClassifier, label_parts, make_model
+else:
+    from kept_runs import KeptRuns
+    from noprop_models import OrdinaryClassifier, label_parts, make_model
 
 
 Method = Literal["backprop", "dt", "adjoint", "ct", "fm", "df", "ordinary"]
@@ -43,48 +54,96 @@ EmbeddingName = Literal["one-hot", "dim-20", "prototype"]
 
 @dataclass
 class Config:
-    """NoProp's table for a data set."""
+    """Measure NoProp's table on a data set.
 
-    dataset: Literal["mnist", "digits", "cifar10", "cifar100"] = "mnist"
+    The default run takes about three minutes on two cores and downloads nothing: one column, with one seed. Options
+    that show None take their value from the chosen run.
+    """
+
+    dataset: Literal["digits", "mnist", "cifar10", "cifar100"] = "digits"
+    """digits: 1797 images of 8 x 8 pixels from scikit-learn. The others are downloaded."""
+    long: bool = False
+    """Compute the whole table with two seeds."""
     methods: tuple[Method, ...] = ("ordinary", "fm", "ct", "dt", "backprop", "adjoint")
-    embeddings: tuple[EmbeddingName, ...] = ("one-hot", "dim-20", "prototype")
+    """The rows of the table."""
+    embeddings: tuple[EmbeddingName, ...] | None = None
+    """The columns of the table. Default: one-hot; long: one-hot, dim-20 and prototype."""
     seed: int = 0
-    """The first of them."""
-    num_seeds: int = 2
+    """The first seed."""
+    num_seeds: int | None = None
+    """Number of seeds. Default: 1, long: 2."""
     draws: int = 5
     """Runs of inference for each trained model, each from other noise."""
     measured_on: Literal["test", "held-out"] = "test"
-    """The images that accuracies are of: a budget is chosen on those held out of training."""
-    epochs: int = 10
+    """The images for the accuracies. Use those held out of training to choose a budget."""
+    epochs: int | None = None
+    """Passes over the training images. Default: 40 for digits, 1 for the others; long: 80 and 10."""
     block_epochs: int | None = None
-    """Epochs of the methods that have blocks, `dt` and `backprop`. By default as many."""
-    adjoint_epochs: int | None = 4
-    """Epochs of the adjoint method, which learns in few (the paper: 2 to 4) and in slow ones."""
+    """Epochs of the methods with blocks, dt and backprop. Default: the same as epochs."""
+    adjoint_epochs: int | None = None
+    """Epochs of the adjoint method, which is slow and needs few (the paper: 2 to 4).
+    Default: 8 for digits, 1 for the others; long: 16 and 4."""
     steps: int | None = None
-    """Steps of training, instead of epochs: for a trial."""
+    """Training steps instead of epochs, for a trial."""
     num_blocks: int = 10
+    """Number of blocks of dt and backprop."""
     encoder: Literal["conv", "mixer", "resnet18", "resnet50", "resnet152"] = "conv"
+    """The network that computes features of an image."""
     channels: tuple[int, ...] = (16, 32, 64)
-    """Of the convolutional encoder; the width of a ResNet or mixer is the first of them."""
+    """Channels of the convolutional encoder. The first is the width of a ResNet or mixer."""
     block_channels: tuple[int, ...] = (16, 32)
-    """The same for a block's own encoder, whose convolutions have strides instead of pooling: ten are trained."""
+    """Channels of the encoder of each block, whose convolutions have strides instead of pooling, to train quickly."""
     share_encoder: bool = True
-    """Whether the blocks share one encoder, that of the other methods, instead of one each as in the paper."""
+    """Whether the blocks share the encoder of the other methods, instead of one encoder each as in the paper."""
     features: int = 128
+    """Number of features that an encoder computes from an image."""
     objective: Literal["cross-entropy", "paper"] = "cross-entropy"
-    """Cross-entropy at every time, or the paper's own: its algorithms 1 to 3, learnable schedule, linear readout."""
+    """Cross-entropy at every time, or the paper's losses (algorithms 1 to 3), learnable schedule and linear readout."""
     augment: bool = False
-    """Random shifts of MNIST with slight turns, crops and flips of CIFAR; in training only."""
+    """Change training images at random: shifts and slight turns of digits and MNIST, crops and flips of CIFAR."""
     batch_size: int = 128
+    """Images in one training step."""
     learning_rate: float = 2e-3
-    """At its peak, after a short warm-up and before a cosine decay to zero."""
+    """The largest learning rate: after a short warm-up, and before a cosine decay to zero."""
     weight_decay: float = 1e-2
+    """Weight decay of AdamW."""
     ema: float = 0.999
+    """Decay of the moving average of the parameters."""
     output: Path | None = None
-    """By default results/noprop_table/DATASET."""
+    """Folder of the runs, the figure and results.json. Default: results/noprop_table/DATASET, long: DATASET_long."""
 
 
-#: Test accuracy in per cent, and what the paper says of its budget: 3 seeds, 5 runs of inference each, no augmentation.
+def preset(config: Config) -> dict:
+    """What the options that are None become."""
+    small = config.dataset == "digits"
+    folder = Path("results", "noprop_table")
+    if config.long:
+        return {
+            "embeddings": ("one-hot", "dim-20", "prototype"),
+            "num_seeds": 2,
+            "epochs": 80 if small else 10,
+            "adjoint_epochs": 16 if small else 4,
+            "output": folder / f"{config.dataset}_long",
+        }
+    return {
+        "embeddings": ("one-hot",),
+        "num_seeds": 1,
+        "epochs": 40 if small else 1,
+        "adjoint_epochs": 8 if small else 1,
+        "output": folder / config.dataset,
+    }
+
+
+#: How long the run takes on two cores.
+DURATIONS = {
+    ("digits", False): "about three minutes",
+    ("digits", True): "about half an hour",
+    ("mnist", False): "about half an hour",
+    ("mnist", True): "several hours",
+}
+
+
+#: The paper's test accuracies in per cent: means over 3 seeds with 5 runs of inference each, without augmentation.
 PAPER = {
     "mnist": {
         "backprop": (99.46, 99.43, 99.44),
@@ -123,7 +182,7 @@ NAMES = {
 
 
 def load(config: Config):
-    """Images with their labels: to train on, held out of that, and to measure the trained model on."""
+    """Images with their labels: for training, held out of training, and to evaluate the trained model on."""
     images, labels, *test = getattr(fp.data, config.dataset)()
     order = np.random.default_rng(0).permutation(len(images))
     held_out, rest = np.split(order, [len(order) // 12])
@@ -143,7 +202,7 @@ def augmentation(config: Config):
 
 
 def train(config: Config, method: Method, model, training, validation, key):
-    """The trained model, the validation accuracy at the end of each epoch, and the seconds of training until then."""
+    """The trained model, and a list of (seconds of training, validation accuracy), one at the end of each epoch."""
     images, labels = (array[:2000] for array in validation)
     key_train, key_val = jax.random.split(key)
     epoch = len(training[0]) // config.batch_size
@@ -177,7 +236,7 @@ def train(config: Config, method: Method, model, training, validation, key):
 
 
 def training_memory(model, training, batch_size):
-    """Bytes that the compiler sets aside for a step's activations and gradients, beside parameters and data."""
+    """Bytes that the compiler allocates for the activations and gradients of a step, without parameters and data."""
     parameters, rest = eqx.partition(model, fp.trainable(model))
     batch = [jax.ShapeDtypeStruct((batch_size, *array.shape[1:]), array.dtype) for array in map(jnp.asarray, training)]
 
@@ -190,7 +249,7 @@ def training_memory(model, training, batch_size):
 
 @eqx.filter_jit
 def noise_accuracy(model, labels, key):
-    """The accuracy when the class is read off noise instead of the flow's end."""
+    """The accuracy when the class is read from noise instead of the end of the flow."""
     embedding, readout = label_parts(model)
     noise = jax.random.normal(key, (len(labels), *embedding.matrix.shape[1:]))
     read = jax.lax.map(lambda z: readout(z, embedding.matrix).argmax(), noise, batch_size=500)
@@ -199,7 +258,7 @@ def noise_accuracy(model, labels, key):
 
 @eqx.filter_jit
 def one_evaluation_accuracy(model, images, labels, key):
-    """The accuracy of the target as the network first estimates it, from noise and the image alone."""
+    """The accuracy of the network's first estimate of the target, from noise and the image."""
     embedding, readout = label_parts(model)
     inner = getattr(model, "blocks", getattr(model, "classifier", model))
     first = inner.block(0) if isinstance(inner, fp.NoPropDT) else inner
@@ -214,7 +273,7 @@ def one_evaluation_accuracy(model, images, labels, key):
 
 
 def test_accuracies(config: Config, model, images, labels, key):
-    """Of each run of inference by itself, as in the paper, and of the mean of their probabilities."""
+    """The accuracy of each run of inference, as in the paper, and of the mean of their probabilities."""
     if isinstance(model, OrdinaryClassifier):
         accuracy = float((model.predict(images, key=key) == labels).mean())
         return {"accuracies": [accuracy], "averaged_accuracy": accuracy}
@@ -294,7 +353,7 @@ def print_table(config: Config, records):
         "seconds": ("seconds", 1),
         "memory, MB": ("memory", 1e-6),
     }
-    print("\nWhat the figures are worth, means over seeds and embeddings")
+    print("\nHow far to trust the accuracies: means over seeds and embeddings")
     print(f"{'':>20}" + "".join(f"{title:>16}" for title in measures))
     for method in config.methods:
         rows = [r for r in records if r["method"] == method]
@@ -308,7 +367,7 @@ def print_table(config: Config, records):
 
 
 def draw_curves(config: Config, records, output):
-    """Accuracy against training time, the paper's figure 3: mean over seeds, for one-hot labels."""
+    """Accuracy against training time, as in the paper's figure 3: mean over seeds, for the first column."""
     curves = {}
     for method in config.methods:
         rows = [r["curve"] for r in records if r["method"] == method and r["embedding"] == config.embeddings[0]]
@@ -317,11 +376,18 @@ def draw_curves(config: Config, records, output):
     fp.plot.save(fp.plot.accuracy_against_time(curves), output / "accuracy_against_time.png")
 
 
-def main(config: Config) -> None:
-    output = config.output or Path("results", "noprop_table", config.dataset)
-    kept = KeptRuns(output, config, {"methods", "embeddings", "seed", "num_seeds", "output"})
+def main() -> None:
+    config = tyro.cli(Config)
+    if duration := DURATIONS.get((config.dataset, config.long)):
+        hint = "" if config.long else "; use --long for the whole table"
+        print(f"This run takes {duration} on two cores{hint}.", flush=True)
+    else:
+        print("This run needs a GPU.", flush=True)
+    config = replace(config, **{name: value for name, value in preset(config).items() if getattr(config, name) is None})
+    output = config.output
+    kept = KeptRuns(output, config, {"methods", "embeddings", "seed", "num_seeds", "output", "long"})
     data = load(config)
-    # Column by column, seed by seed: the table can be looked at early.
+    # Column by column, seed by seed, so that the first column is complete early.
     runs = [
         (method, name, seed)
         for seed in range(config.seed, config.seed + config.num_seeds)
@@ -339,8 +405,8 @@ def main(config: Config) -> None:
     print_table(config, records)
     draw_curves(config, records, output)
     (output / "results.json").write_text(json.dumps(records, indent=1))
-    print(f"\nFigure and results.json are in {output}")
+    print(f"\nThe figure and results.json are in {output}")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config))
+    main()

@@ -14,16 +14,16 @@ from jaxtyping import Array, Key, PyTree
 from ._types import PRNGKey
 
 
-#: How many examples are solved at once, at most. On a CPU as many stay in the cache, and fewer wait for the one that
-#: takes most steps.
+#: The largest number of examples that are solved at once. On a CPU, so many fit into the cache, and fewer examples wait
+#: for the one that needs the most steps.
 _MOST_EXAMPLES = {"cpu": 1024}
 _MOST_ELSEWHERE = 16_384
-#: How many numbers their states hold, at most: 64 MB in single precision. A network takes a multiple of it.
+#: The largest number of values in their states: 64 MB in single precision. A network needs a multiple of this.
 _MOST_NUMBERS = 2**24
 
 
 def example_keys(key: PRNGKey, num_examples: int) -> Key[Array, " examples"]:
-    """A key for each example that does not depend on how many there are."""
+    """A key for each example. The key of an example does not depend on the number of examples."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(num_examples))
 
 
@@ -34,19 +34,19 @@ def in_batches(
     *,
     numbers_per_example: int | None = None,
 ) -> PyTree:
-    """`jax.vmap(function)(*arguments)`, at most `batch_size` examples at once.
+    """`jax.vmap(function)(*arguments)`, with at most `batch_size` examples at once.
 
-    The last batch is filled up, so that one program serves all. Without a size, `default_batch_size` gives one.
+    The last batch is filled with copies of the last example, so that all batches use the same compiled program.
 
     **Arguments:**
 
-    - `function`: of one example.
-    - `arguments`: of many; each leaf carries the batch axis.
-    - `batch_size`: how many at once, or `None`.
+    - `function`: a function of one example.
+    - `arguments`: the arguments for many examples; each leaf has the batch axis.
+    - `batch_size`: how many examples at once. With `None`, `default_batch_size` decides.
     - `numbers_per_example`: how many numbers the state of one example holds: its size, times one more than
-      `max_products` where a divergence is solved for. By default the numbers in the arguments of one example.
+      `max_products` if a divergence is part of the solve. By default the numbers in the arguments of one example.
 
-    **Returns:** what `function` returns, with a batch axis.
+    **Returns:** the results of `function`, with a batch axis.
     """
     leaves = jax.tree.leaves(arguments)
     num_examples = leaves[0].shape[0]
@@ -63,7 +63,7 @@ def in_batches(
 
 
 def default_batch_size(numbers_per_example: int) -> int:
-    """How many examples are solved at once: 1,024 on a CPU and 16,384 elsewhere, or fewer large ones.
+    """How many examples are solved at once: 1,024 on a CPU and 16,384 on other devices, or fewer if they are large.
 
     All of them together hold at most 2^24 numbers.
     """
@@ -72,11 +72,12 @@ def default_batch_size(numbers_per_example: int) -> int:
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`eqx.filter_jit(function)`, on a mesh with explicit axes too: there the compiler spreads the work over devices.
+    """`eqx.filter_jit(function)`, which also works on a mesh with explicit axes: the compiler distributes the work.
 
-    On such a mesh, the default of `jax.make_mesh`, JAX checks that every operation says how its result is spread,
-    which the loops of a solve do not do. Inside of `function` the axes are automatic. Its results, arrays whose first
-    axis counts examples, are spread as the first argument that is spread over devices.
+    On such a mesh, the default of `jax.make_mesh`, JAX requires every operation to state how its result is distributed
+    over the devices. The loops of a solve do not state it. Inside `function` the axes are therefore automatic. Its
+    results are arrays whose first axis counts examples. They are distributed in the same way as the first argument that
+    is distributed over devices.
     """
 
     @eqx.filter_jit
@@ -93,7 +94,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _explicit_sharding(arrays: PyTree) -> NamedSharding | None:
-    """How results are spread, if there is a mesh with explicit axes; `None` if there is none."""
+    """The sharding of the results, if there is a mesh with explicit axes; `None` if there is none."""
     # jax.typeof(array).sharding: its type is not public.
     shardings: list[Any] = [jax.typeof(leaf).sharding for leaf in jax.tree.leaves(arrays)]
     meshes = [sharding.mesh for sharding in shardings] + [jax.sharding.get_abstract_mesh()]

@@ -1,4 +1,4 @@
-"""The decorator of every public entry point: it converts what is meant, and says in one sentence what does not fit."""
+"""The decorator of every public entry point: it converts and checks arguments, with one-sentence errors."""
 
 import functools
 import inspect
@@ -20,12 +20,13 @@ KEY_REMEDY = ": make it by `jax.random.key(seed)`"
 
 
 def checked(target: Target) -> Target:
-    """Convert what is meant and check the rest: the arguments of a public function, or of a class's constructor.
+    """Convert and check the arguments of a public function, or of the constructor of a class.
 
-    NumPy's and JAX's scalars become Python numbers, and lists of sizes tuples, where the annotation asks for these.
-    What does not fit its annotation is a `TypeError` of one sentence that names the argument, what came, what is
-    needed and the remedy. Inside `jit` this costs trace time only; outside some 20 microseconds a call. The checks
-    are made at the first call: made for all at once, they would take most of the time of `import flowprop`.
+    Where the annotation asks for Python numbers or tuples, NumPy and JAX scalars become Python numbers, and lists of
+    sizes become tuples. An argument that does not fit its annotation raises a `TypeError` of one sentence with the name
+    of the argument, what was given, what is needed and the remedy. Inside `jit` the check costs trace time only;
+    outside, some 20 microseconds for each call. Each check is created at the first call: creating all of them at once
+    would take most of the time of `import flowprop`.
     """
     if isinstance(target, type):
         target.__init__ = checked(target.__init__)  # type: ignore[misc]
@@ -49,7 +50,7 @@ def checked(target: Target) -> Target:
             return check(*args, **kwargs)
         except (BeartypeCallHintParamViolation, TypeCheckError):
             complaint = _complaint(target, args, kwargs)
-            if complaint is None:  # of a function that this one calls
+            if complaint is None:  # the error comes from a function that `target` calls
                 raise
         raise TypeError(complaint)
 
@@ -62,7 +63,7 @@ def is_key(value: Any) -> bool:
 
 
 def _conversion(target: Callable[..., Any]) -> Callable[[tuple, dict], tuple[tuple, dict]]:
-    """A function that converts the arguments of a call of `target` to what their annotations mean."""
+    """A function that converts the arguments of a call of `target` to the types of their annotations."""
     names: list[str] = []
     conversions: dict[str, Callable[[Any], Any]] = {}
     rest: Callable[[Any], Any] | None = None
@@ -96,7 +97,7 @@ def _conversion(target: Callable[..., Any]) -> Callable[[tuple, dict], tuple[tup
 
 
 def _converter(hint: Any) -> Callable[[Any], Any] | None:
-    """How a value is converted to what an annotation means; `None` where it never is."""
+    """The conversion of a value to the type of an annotation; `None` if there is nothing to convert."""
     options = _options(hint)
     if any(option is PyTree for option in options):
         return _native_leaves
@@ -152,7 +153,7 @@ def _sizes(value: Any) -> Any:
 
 
 def _native(value: Any) -> Any:
-    """An array in the byte order of this machine: JAX takes no other."""
+    """An array in the byte order of this machine: JAX accepts no other."""
     if isinstance(value, np.ndarray) and not value.dtype.isnative:
         return value.astype(value.dtype.newbyteorder("="))
     return value
@@ -163,12 +164,12 @@ def _native_leaves(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """A NumPy scalar as a Python number; a JAX scalar may serve as it is."""
+    """A NumPy scalar as a Python number; a JAX scalar is not changed."""
     return _native(value) if isinstance(value, jax.Array) else _native(_real(value))
 
 
 def _complaint(target: Callable[..., Any], args: tuple, kwargs: dict) -> str | None:
-    """One sentence about the first argument that does not fit its annotation; `None` if all do."""
+    """One sentence about the first argument that does not fit its annotation; `None` if all fit."""
     from beartype.door import is_bearable
 
     signature = inspect.signature(target)
@@ -176,7 +177,7 @@ def _complaint(target: Callable[..., Any], args: tuple, kwargs: dict) -> str | N
         arguments = signature.bind(*args, **kwargs).arguments
     except TypeError:
         return None
-    # The sizes that annotations share are bound in the order of the arguments, as in the call itself.
+    # The sizes that annotations share are bound in the order of the arguments, the same as in the call itself.
     with jaxtyped("context"):
         for name, value in arguments.items():
             parameter = signature.parameters[name]
@@ -194,7 +195,7 @@ def _sentence(name: str, value: Any, hint: Any) -> str:
 
 
 def described(value: Any) -> str:
-    """What came, in a few words: never the contents of an array or a list."""
+    """The value in a few words, without the contents of arrays and lists."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if value is None or isinstance(value, bool | int | float | complex):

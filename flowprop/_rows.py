@@ -1,4 +1,4 @@
-"""Rows of a batch that have no answer: those that are not finite, and those whose solve failed."""
+"""Rows of a batch that have no result: rows that are not finite, and rows whose solve failed."""
 
 import equinox as eqx
 import jax
@@ -10,13 +10,16 @@ from ._types import is_traced
 
 
 def is_finite(*trees: PyTree) -> Bool[Array, ""]:
-    """Whether one example, and all else that belongs to it, holds no NaN and no infinity."""
+    """Whether one example, with everything that belongs to it, holds no NaN and no infinity."""
     leaves = [leaf for leaf in jax.tree.leaves(trees) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
     return jnp.all(jnp.asarray([jnp.all(jnp.isfinite(leaf)) for leaf in leaves])) if leaves else jnp.asarray(True)
 
 
 def zeros_unless(good: Bool[Array, ""], tree: PyTree) -> PyTree:
-    """One example as it is, or zeros: a solver would take its whole budget of steps for one that is not finite."""
+    """One example unchanged if `good`, otherwise zeros.
+
+    A solver would use all of its `max_steps` on an example that is not finite.
+    """
 
     def choose(leaf: Array) -> Array:
         leaf = jnp.asarray(leaf)
@@ -26,12 +29,12 @@ def zeros_unless(good: Bool[Array, ""], tree: PyTree) -> PyTree:
 
 
 def nan_unless(good: Bool[Array, "..."], value: Array) -> Array:
-    """One example's result, or NaN; integers have none, and stay."""
+    """The result of one example if `good`, otherwise NaN. Integers have no NaN and are not changed."""
     return value if not jnp.issubdtype(value.dtype, jnp.inexact) else jnp.where(good, value, jnp.nan)
 
 
 def settled(values: Array, failed: Bool[Array, " batch"], *, throw: bool) -> Array:
-    """A batch's results, NaN in the rows whose solve failed; with `throw`, such rows are an error.
+    """The results of a batch, with NaN in the rows whose solve failed. With `throw`, such rows raise an error.
 
     **Raises:** `RuntimeError`, at run time if the batch is traced.
     """
@@ -49,6 +52,6 @@ def settled(values: Array, failed: Bool[Array, " batch"], *, throw: bool) -> Arr
 
 def _complaint(rows: str) -> str:
     return (
-        f"the solve of {rows} failed: it took `max_steps` steps or left the finite numbers. `throw=False` gives NaN in "
-        "these rows; `fp.ODEIntegrator(max_steps=...)` or larger tolerances may let them end"
+        f"the solve of {rows} failed: it took `max_steps` steps or became infinite or NaN. With `throw=False` these "
+        "rows are NaN; a larger `max_steps` of `fp.ODEIntegrator`, or larger tolerances, may let the solve finish"
     )

@@ -1,4 +1,4 @@
-"""The names of array types, and the checks of what a caller passes."""
+"""The names of array types, and the checks of a caller's arguments."""
 
 import math
 from typing import Any
@@ -11,7 +11,7 @@ from ._checked import KEY_REMEDY, checked as checked, described, is_key
 
 
 Scalar = Float[Array, ""]
-#: A number in Python: 13 does where 13.0 does.
+#: A number in Python: 13 is accepted in place of 13.0.
 Real = float | int
 #: A number that may be traced.
 Number = Real | Float[Array, ""]
@@ -19,9 +19,9 @@ Number = Real | Float[Array, ""]
 Time = Float[ArrayLike, ""] | int
 #: One time, or an array of them.
 Times = Float[ArrayLike, "*times"] | int
-#: One example in path coordinates, or in the data's.
+#: One example, in the path's coordinates or in the data's units.
 Point = Float[Array, "*shape"]
-#: Batches come from NumPy as often as from JAX.
+#: A batch of examples, of NumPy or JAX.
 Points = Float[Array | np.ndarray, "batch *shape"]
 #: Data of any type that a flow's transform takes: floating-point numbers, or integers for `fp.Dequantise`.
 Data = Shaped[Array | np.ndarray, "batch *shape"]
@@ -46,7 +46,7 @@ def check_shape(name: str, array: Array | np.ndarray, shape: tuple[int | None, .
 
 
 def check_positive(**counts: int | None) -> None:
-    """Raise a `ValueError` unless every one of the named counts is positive; `None` stands for a default."""
+    """Raise a `ValueError` unless all of the named counts are positive; `None` stands for a default."""
     for name, count in counts.items():
         if count is not None and count < 1:
             raise ValueError(f"`{name}` is {count}: give a positive number")
@@ -62,7 +62,7 @@ def check_number(
     at_most: Real | None = None,
     remedy: str,
 ) -> None:
-    """Raise a `ValueError` unless a number is finite and within its bounds. A traced number passes: it is not known."""
+    """Raise a `ValueError` unless a number is finite and within its bounds. A traced number is not checked."""
     if isinstance(value, jax.core.Tracer):
         return
     number = float(value)
@@ -84,5 +84,5 @@ def check_key(name: str, key: Any) -> None:
 
 
 def is_traced(*values: Any) -> bool:
-    """Whether any array in some PyTrees is known to a transformation only, such as `jax.jit`."""
+    """Whether any array in some PyTrees is traced by a transformation such as `jax.jit`: its values are not known."""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(values))

@@ -1,4 +1,4 @@
-"""Flows whose every quantity is known, for each path and prediction; a gaussian's pushforward; labelled clusters."""
+"""Flows with exact networks for each path and prediction, the pushforward of a gaussian, and labelled clusters."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ CENTRES = np.array([[2.0, 0.0], [-1.0, 1.7], [-1.0, -1.7]], np.float32)
 
 
 def blobs(seed, n=240):
-    """Three clusters 3.4 apart, of standard deviation 0.5, with their labels: the best rule is right on 99.9 %."""
+    """Three labelled clusters with distance 3.4 and standard deviation 0.5. The best accuracy is 99.9 %."""
     draw = np.random.default_rng(seed)
     labels = draw.integers(0, 3, n)
     return (CENTRES[labels] + 0.5 * draw.standard_normal((n, 2))).astype(np.float32), labels
@@ -29,12 +29,12 @@ def blobs(seed, n=240):
 
 def learnable():
     schedule = fp.LearnableNoiseSchedule(hidden_dims=(16,), gamma_range=(-7.0, 6.0), key=jax.random.key(3))
-    # Away from the straight line that it begins as.
+    # The initial schedule is a straight line. These parameters are different.
     return jax.tree.map(lambda leaf: leaf + 0.4 if leaf.ndim == 2 else leaf, schedule)
 
 
-# Every constructor, and every pair of path and prediction that Flow takes. The schedules' ends are
-# far from 0 and 1 (`wide` scale 4: alpha(1) = 0.94) as well as close to them.
+# All constructors, and all pairs of path and prediction that `Flow` accepts. The ends of the schedules are far from 0
+# and 1 (scale 4: alpha(1) = 0.94) or close to them.
 PAIRS = {
     "fm": lambda: (fp.CondOTPath(), fp.VelocityPrediction()),
     "ct cosine": lambda: (fp.VPPath(fp.CosineNoiseSchedule()), fp.TargetPrediction()),
@@ -51,7 +51,7 @@ PAIRS = {
 }
 
 
-# Of paths from two functions, and of schedules that are unbounded.
+# Pairs with paths from two functions, and with unbounded schedules.
 MORE_PAIRS = {
     "straight velocity": lambda: (fp.AffinePath(lambda t: t, lambda t: 1 - t), fp.VelocityPrediction()),
     "trigonometric velocity": lambda: (fp.trigonometric_path(), fp.VelocityPrediction()),
@@ -69,11 +69,10 @@ MORE_PAIRS = {
 
 
 def pushforward_moments(flow, data):
-    """Mean and covariance of a gaussian's flow from N(0, b^2 I) by its ODE, in data coordinates.
+    """The mean and the covariance of a gaussian flow that starts at N(0, b^2 I), in data coordinates.
 
-    The ODE maps `z - alpha m` by the square root of the ratio of the marginal covariances
-    `alpha^2 S + sigma^2 I`, which commute; `b` is 1 where the marginal at the start is N(0, I) for
-    unit data.
+    The ODE multiplies `z - alpha m` by the square root of the ratio of the marginal covariances
+    `alpha^2 S + sigma^2 I`, which commute. `b` is 1 if the marginal of unit data at the start is N(0, I).
     """
     start, end = flow.span
     alpha = [float(flow.path.alpha(jnp.asarray(t, float))) for t in (start, end)]
@@ -93,5 +92,5 @@ def gaussian_log_prob(z, mean, covariance):
 
 
 def runge_kutta_log_prob(flow, z):
-    """The same pushforward by the classical Runge-Kutta method, of any mixture."""
+    """The log-density of the same pushforward for any mixture, with the classical Runge-Kutta method."""
     return Exact(flow.network.data, flow.path, flow.span).log_prob(z)

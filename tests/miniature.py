@@ -1,4 +1,4 @@
-"""A flow library in miniature, by hand, as a list of decisions; and what its peers decided otherwise."""
+"""A small hand-written flow library as a dictionary of functions, and the defects of others as replacements."""
 
 import functools
 import pickle
@@ -41,7 +41,7 @@ def solve(step, field, z0, num_steps):
 
 @functools.partial(jax.jit, static_argnums=0)
 def solve_adaptively(step, z0, tolerance):
-    """By what a step differs from Euler's."""
+    """Adaptive steps. The error estimate is the difference from an Euler step."""
 
     def body(state):
         t, h, z = state
@@ -77,7 +77,7 @@ def held(key, t, z):
 
 
 def classify(start, condition, readout, inputs, labels, key, network=POSTERIOR.target, encode=eqx.nn.Identity()):
-    """Ten steps of Euler towards the target, of one input."""
+    """Classify one input with ten Euler steps towards the target."""
     features = condition(encode, inputs)
     z0 = start(jax.random.normal(key, (3,)), labels)
 
@@ -102,7 +102,7 @@ def classify_all(start, condition, readout, inputs, labels, key, **parts):
 
 
 def padded(inputs):
-    """Batches of four, the last filled up."""
+    """Batches of four. The last batch is padded with repeated inputs."""
     return np.resize(inputs, (-(-len(inputs) // 4) * 4, inputs.shape[1])).reshape(-1, 4, inputs.shape[1])
 
 
@@ -110,7 +110,7 @@ def log_prob(z1):
     return estimate_log_prob(basis, jnp.sum, z1, None, 128)
 
 
-#: What the library decided, each of which a peer decided otherwise.
+#: The functions of the correct library. For each there is another library with a defect.
 SOUND = {
     "velocity": jax.jit(EXACT.velocity),
     "target": jax.jit(EXACT.target),
@@ -156,7 +156,7 @@ def go_through(traced, num_examples, batches):
         program(batch)
 
 
-#: The adapter: each check of those decisions that its arguments name.
+#: The checks. The names of the arguments say which functions of the library a check needs.
 ADAPTER = [
     lambda velocity: conformance.VelocityIsExact(EXACT, velocity),
     lambda target: conformance.TargetIsExact(EXACT, target),
@@ -209,7 +209,7 @@ def reverse_drift(t, z):
 
 
 def heun_of_a_derivative(field, t, z, h):
-    def wrong(t, z):  # gamma'/2 alpha (u - alpha z), alpha' in place of the first alpha
+    def wrong(t, z):  # gamma'/2 alpha (u - alpha z), with alpha' instead of the first alpha
         target = jax.vmap(EXACT.target, (None, 0))(t, z)
         return 4 * derivative(PATH.alpha, t) * (target - PATH.alpha(t) * z)
 
@@ -222,19 +222,19 @@ def unpickle(path):
         return pickle.load(file)
 
 
-#: The defect, the decision that makes it, and the claim that it breaks.
+#: For each defect: the replaced function, and the name of the check that must fail.
 DEFECTS = {
-    "the target taken for the velocity": ({"velocity": SOUND["target"]}, "VelocityIsExact"),
-    "the noise taken for the target": ({"target": SOUND["noise"]}, "TargetIsExact"),
-    "the target taken for the noise": ({"noise": SOUND["target"]}, "NoiseIsExact"),
+    "the target used as the velocity": ({"velocity": SOUND["target"]}, "VelocityIsExact"),
+    "the noise used as the target": ({"target": SOUND["noise"]}, "TargetIsExact"),
+    "the target used as the noise": ({"noise": SOUND["target"]}, "NoiseIsExact"),
     "a score of the wrong sign": ({"score": lambda t, z: -SOUND["score"](t, z)}, "ScoreIsExact"),
-    "samples left in the path's coordinates": ({"to_data": lambda z: z}, "EndPointsAreExact"),
-    "a mean over dimensions in place of their sum": ({"log_prob": lambda z1: log_prob(z1) / 2}, "LogProbIsExact"),
-    "a network that does not see its condition": (
+    "samples in the coordinates of the path": ({"to_data": lambda z: z}, "EndPointsAreExact"),
+    "a mean over dimensions instead of a sum": ({"log_prob": lambda z1: log_prob(z1) / 2}, "LogProbIsExact"),
+    "a network that does not receive its condition": (
         {"network": lambda t, z, x: jnp.full(3, 1 / 3)},
         "ClassesAreFound",
     ),
-    "a probe redrawn inside of the right-hand side": ({"probe": redrawn}, "ProbesAreHeld"),
+    "a probe drawn again at each evaluation": ({"probe": redrawn}, "ProbesAreHeld"),
     "a tolerance ignored by one of the solvers": (
         {"adaptive": lambda z0, tolerance: solve(heun, velocity, z0, 20)},
         "ToleranceIsHeeded",
@@ -244,16 +244,16 @@ DEFECTS = {
         {"bits": lambda log_p: -log_p.mean() / np.log(2)},
         "BitsArePerDimension",
     ),
-    "a sum over probes never divided by their number": ({"combine": jnp.sum}, "ProbesAreAveraged"),
+    "a sum over probes that is not divided by their number": ({"combine": jnp.sum}, "ProbesAreAveraged"),
     "steps reported as function evaluations": (
         {"evaluations": lambda num_steps, stages: num_steps},
         "EvaluationsAreCounted",
     ),
-    "the reverse SDE's drift integrated as if it were the ODE": (
+    "the drift of the reverse SDE integrated as if it were the ODE": (
         {"sampling_field": reverse_drift},
         "SamplesHaveMoments",
     ),
-    "a Heun corrector given a derivative in place of the coefficient": (
+    "a Heun corrector with a derivative instead of the coefficient": (
         {"second_order": heun_of_a_derivative},
         "SolverHasOrder",
     ),
@@ -261,7 +261,7 @@ DEFECTS = {
         {"start": lambda noise, label: jax.nn.one_hot(label, 3) + 0.1 * noise},
         "LabelsAreUnseen",
     ),
-    "a readout that sees the input": ({"readout": lambda z, x: jnp.argmax(z + x)}, "ReadoutIsBlind"),
+    "a readout that receives the input": ({"readout": lambda z, x: jnp.argmax(z + x)}, "ReadoutIsBlind"),
     "a schedule that is not monotone": (
         {"gamma": lambda t: 10 * t - 4 * (1 - t) + 4 * jnp.sin(2 * jnp.pi * t)},
         "ScheduleRises",
@@ -271,8 +271,8 @@ DEFECTS = {
         {"features": lambda t: jnp.sin(t / 10_000 ** jnp.linspace(0, 1, 8))},
         "TimesAreToldApart",
     ),
-    "an encoder run again at every step": ({"condition": lambda encode, x: lambda: encode(x)}, "EncoderRunsOnce"),
-    "a ragged last batch that recompiles": (
+    "an encoder that runs at every step": ({"condition": lambda encode, x: lambda: encode(x)}, "EncoderRunsOnce"),
+    "a partial last batch that is compiled again": (
         {"batches": lambda inputs: (inputs[i : i + 4] for i in range(0, len(inputs), 4))},
         "RaggedBatchesShareAProgram",
     ),

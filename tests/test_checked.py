@@ -1,4 +1,4 @@
-"""What an entry point accepts besides what its annotations say, and what it says of the rest."""
+"""The arguments that an entry point converts, and its errors for all others."""
 
 import diffrax as dfx
 import jax
@@ -41,7 +41,7 @@ MEANT = {
 
 
 @pytest.mark.parametrize(("name", "value", "wanted"), MEANT.values(), ids=MEANT)
-def test_what_is_meant_is_accepted(name, value, wanted):
+def test_scalars_and_lists_are_converted(name, value, wanted):
     got = echo(**{name: value})[name]
     assert type(got) is type(wanted)
     assert got == pytest.approx(wanted, rel=1e-6)  # single precision
@@ -95,7 +95,7 @@ def test_one_sentence_says_what_is_wrong(name, value, message):
 
 
 class Frame:
-    """What a data frame looks like from outside."""
+    """The interface of a data frame."""
 
     def to_numpy(self):
         return np.zeros((3, 2))

@@ -293,10 +293,11 @@ def test_a_circle_has_equal_ends_and_mass_one():
 
 
 def test_levels_have_probabilities_that_sum_to_one():
-    one = fp.fm_flow(Growth(jnp.asarray(RATE)), shape=(1,), transform=fp.Dequantise(num_draws=64))
-    levels = np.arange(-8, 8)[:, None]
+    levels_about_eight = fp.Chain(fp.Dequantise(num_draws=64), fp.Standardise(8.0, 1.0))
+    one = fp.fm_flow(Growth(jnp.asarray(RATE)), shape=(1,), transform=levels_about_eight)
+    levels = np.arange(16)[:, None]
     log_p = fp.log_prob(one, levels, key=KEY)
-    # The flow is N(0, e^2a): beyond eight of its deviations of 1.5 there is nothing. 64 draws a level: one per cent.
+    # The flow is N(8, e^2a) of x + u: all but 1e-7 lies in [0, 16). 64 draws a level: one per cent.
     assert np.exp(log_p).sum() == pytest.approx(1.0, abs=0.02)
     samples = fp.sample(one, 50, key=KEY)
     np.testing.assert_array_equal(samples, np.round(samples))

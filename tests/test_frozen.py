@@ -1,4 +1,4 @@
-"""Frozen arrays stay the same bit for bit; the others are trained."""
+"""Frozen arrays stay the same bit for bit, and all others are trained."""
 
 import equinox as eqx
 import jax

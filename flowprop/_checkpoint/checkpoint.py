@@ -22,7 +22,7 @@ _FORMAT = "flowprop-2"
 _HEADER = "header.json"
 #: 16 MiB describe a model of about 100,000 arrays.
 _LARGEST_HEADER = 2**24
-#: What precedes the values in an npy entry.
+#: The largest size of the part of an npy entry before the values.
 _LARGEST_ARRAY_HEADER = 1024
 _CHUNK = 2**24
 _MOST_DIFFERENCES = 8
@@ -30,37 +30,40 @@ _MOST_DIFFERENCES = 8
 
 @checked
 def save(path: str | os.PathLike[str], model: Any) -> None:
-    """Write a model's arrays and numbers to a file, and a description of the rest.
+    """Write a model's arrays and numbers to a file, with a description of its structure.
 
-    The file is a zip without compression. It holds one `.npy` entry for each array and a JSON header with the
-    numbers (`bool`, `int`, `float`, `complex`) and a description of the model's structure: the class of every node,
-    its static fields, and every function. [`flowprop.load`][] compares the description with the model it reads into.
+    The file is a zip without compression. It holds one `.npy` entry for each array and a JSON header with the numbers
+    (`bool`, `int`, `float`, `complex`) and a description of the model's structure: the class of every node, its static
+    fields, and every function. [`flowprop.load`][] compares this description with the model that you give it.
 
     - Classes and functions are described by name, without the private parts of their modules: `flowprop.nn.MLP`,
-      `jax.silu`. Two functions of one name, such as two lambdas in the same function, are not told apart.
-    - A `functools.partial` is described with its arguments; an array in a static field by a digest; any other object
-      by its `repr`, or by its class alone if the `repr` shows a memory address.
+      `jax.silu`. Two functions of the same name, such as two lambdas in the same function, cannot be distinguished.
+    - A `functools.partial` is described with its arguments; an array in a static field by a digest; any other object by
+      its `repr`, or by its class alone if the `repr` shows a memory address.
     - Other leaves, such as strings, are described and compared in the same way. They are not loaded.
 
-    The file appears whole or not at all: it is written beside `path` as `.NAME.HEX.part`, synced to disk, and renamed.
-    If several processes save to one path, the last one wins. `save` also removes part files of the same name that
-    nobody has written to for ten minutes: killed saves left them behind.
+    The file appears completely or not at all: `save` writes it beside `path` as `.NAME.HEX.part`, syncs it to disk, and
+    renames it. If several processes save to one path, the last one wins. `save` also removes part files of the same
+    name that have not been written to for ten minutes: they are left over from saves that were killed.
 
     **Arguments:**
 
-    - `path`: the path of the file, in a folder that exists. A file that is there is replaced and hands on its mode. If
-      `path` is a link, `save` replaces the file that it points to.
+    - `path`: the path of the file, in a folder that exists. An existing file is replaced, and the new file keeps its
+      mode. If `path` is a link, `save` replaces the file that it points to.
     - `model`: any PyTree of arrays, Python numbers and functions.
 
-    **Raises:** `OSError` if the file cannot be written; nothing is left behind then. `ValueError` if `path` is a
-    folder, a device, a pipe or a socket, or if the description is larger than 16 MiB. `TypeError` if a leaf has
-    no values, or is neither an array nor a number and cannot be described.
+    **Returns:** nothing.
+
+    **Raises:** `OSError` if the file cannot be written; then no part of it is left. `ValueError` if `path` is a folder,
+    a device, a pipe or a socket, or if the description is larger than 16 MiB. `TypeError` if a leaf has no values, or
+    is neither an array nor a number and cannot be described.
 
     ```python
     import flowprop as fp
     import jax
 
-    flow = fp.fm_flow(fp.nn.MLP(shape=(2,), width=64, key=jax.random.key(0)), shape=(2,))
+    network = fp.nn.MLP(shape=(2,), width=8, depth=1, key=jax.random.key(0))
+    flow = fp.fm_flow(network, shape=(2,))
     fp.save("flow.fp", flow)
     ```
     """
@@ -79,8 +82,8 @@ def save(path: str | os.PathLike[str], model: Any) -> None:
         header = json.dumps({"format": _FORMAT, "tree": tree}).encode()
         if len(header) > _LARGEST_HEADER:
             raise ValueError(
-                f"`model` needs a description of {len(header)} bytes, and `fp.load` reads no more than "
-                f"{_LARGEST_HEADER}: put numbers together into arrays"
+                f"`model` needs a description of {len(header)} bytes, and `fp.load` reads at most {_LARGEST_HEADER}: "
+                "combine numbers into arrays"
             )
         archive.writestr(zipfile.ZipInfo(_HEADER), header)
 
@@ -89,22 +92,22 @@ def save(path: str | os.PathLike[str], model: Any) -> None:
 def load(path: str | os.PathLike[str], like: Model) -> Model:
     """Read a model that [`flowprop.save`][] wrote.
 
-    Reading never runs code from the file, and takes no more memory than `like` needs, and 16 MiB for the description.
+    `load` never runs code from the file. It takes no more memory than `like` needs, and 16 MiB for the description.
 
     **Arguments:**
 
     - `path`: the path of the file.
-    - `like`: a model of the same structure, made by the same code. The file's arrays and numbers take the place of its
-      own; all else is kept. It may be made by `equinox.filter_eval_shape`, which makes no arrays.
+    - `like`: a model of the same structure, made by the same code. Its arrays and numbers are replaced by those of the
+      file; everything else is kept. It may be made by `equinox.filter_eval_shape`, which makes no arrays.
 
-    **Returns:** `like` with the file's values.
+    **Returns:** `like` with the values of the file.
 
-    **Raises:** `FileNotFoundError` if there is no such file. `ValueError` if the file holds another model than `like`,
-    with the places at which they differ: classes, static fields, functions, shapes and types of arrays. `ValueError`
-    also if `path` is no regular file, or the file is damaged, not one of `save`'s, or from a version with another
-    format.
+    **Raises:** `FileNotFoundError` if there is no such file. `ValueError` if the model in the file differs from `like`;
+    the message lists where they differ: classes, static fields, functions, shapes and types of arrays. `ValueError`
+    also if `path` is not a regular file, or if the file is damaged, was not written by `save`, or is from a version
+    with another format.
 
-    A class of your own that has moved to another module has another name. Give it its old one to read old files:
+    If you move a class of your own to another module, its name changes. To read old files, give it the old name:
     `Net.__module__ = "old_module"`.
 
     ```python
@@ -114,11 +117,13 @@ def load(path: str | os.PathLike[str], like: Model) -> Model:
 
 
     def make():
-        return fp.fm_flow(fp.nn.MLP(shape=(2,), width=64, key=jax.random.key(0)), shape=(2,))
+        network = fp.nn.MLP(shape=(2,), width=8, depth=1, key=jax.random.key(0))
+        return fp.fm_flow(network, shape=(2,))
 
 
     fp.save("flow.fp", make())
     flow = fp.load("flow.fp", eqx.filter_eval_shape(make))
+    print(flow.shape)  # (2,)
     ```
     """
     path = Path(path)
@@ -130,13 +135,13 @@ def load(path: str | os.PathLike[str], like: Model) -> Model:
             values = _values(path, file, wanted, parts)
         except (_Mismatch, MemoryError):
             raise
-        except Exception as error:  # a flipped bit may raise anything: a zip asks for a password, a JSON is a number
+        except Exception as error:  # a damaged file may raise any error: a password is missing, the JSON is a number
             raise ValueError(f"`path` {path} is damaged or not a file of `fp.save`: {error}") from error
     return jax.tree.unflatten(structure, values)
 
 
 class _Mismatch(ValueError):
-    """A file in order, but not the one that was asked for."""
+    """An error for an undamaged file that holds another model or format than the one that was asked for."""
 
 
 def _values(path: Path, file: IO[bytes], wanted: Node, parts: list[Any]) -> list[Any]:
@@ -157,7 +162,9 @@ def _compare(path: Path, tree: Node, wanted: Node) -> None:
         shown = [f"  {line}" for line in found[:_MOST_DIFFERENCES]]
         rest = [f"  and {len(found) - len(shown)} more"] if len(found) > len(shown) else []
         raise _Mismatch(
-            "\n".join([f"`like` is not the model in {path}: make `like` as the saved model was made", *shown, *rest])
+            "\n".join(
+                [f"`like` is not the model in {path}: make `like` with the same code as the saved model", *shown, *rest]
+            )
         )
 
 
@@ -166,7 +173,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _plain(leaf: Any) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of a leaf in a file: the npy format knows neither keys nor bfloat16."""
+    """Shape and dtype of a leaf in a file: the npy format has neither keys nor bfloat16."""
     if _is_key(leaf):
         leaf = jax.eval_shape(jax.random.key_data, leaf)
     dtype = np.dtype(leaf.dtype)
@@ -175,7 +182,7 @@ def _plain(leaf: Any) -> tuple[tuple[int, ...], np.dtype]:
 
 def _write(archive: zipfile.ZipFile, name: str, leaf: Any) -> None:
     values = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C").view(_plain(leaf)[1])
-    # An entry without a date: the same model makes the same file.
+    # An entry without a date, so that the same model gives the same file.
     info = zipfile.ZipInfo(name)
     info.file_size = _LARGEST_ARRAY_HEADER + values.nbytes
     with archive.open(info, "w") as stream:
@@ -183,12 +190,12 @@ def _write(archive: zipfile.ZipFile, name: str, leaf: Any) -> None:
 
 
 def _entry(archive: zipfile.ZipFile, name: str, largest: int) -> zipfile.ZipExtFile:
-    """An entry to read, which holds what it takes up in the file, and no more than `largest` bytes."""
+    """An entry to read. It is not compressed and has at most `largest` bytes."""
     info = archive.getinfo(name)
     if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
         raise ValueError(f"its entry {name} is compressed, which `fp.save` never does")
     if info.file_size > largest:
-        raise ValueError(f"its entry {name} has {info.file_size} bytes where {largest} are the most")
+        raise ValueError(f"its entry {name} has {info.file_size} bytes where at most {largest} are allowed")
     return cast(zipfile.ZipExtFile, archive.open(info))
 
 
@@ -209,10 +216,10 @@ def _array(archive: zipfile.ZipFile, name: str, leaf: Any) -> Any:
     shape, dtype = _plain(leaf)
     with _entry(archive, name, _LARGEST_ARRAY_HEADER + math.prod(shape) * dtype.itemsize) as stream:
         if np.lib.format.read_magic(stream) != (1, 0):
-            raise ValueError(f"its entry {name} is no npy array of version 1.0")
+            raise ValueError(f"its entry {name} is not an npy array of version 1.0")
         found = np.lib.format.read_array_header_1_0(stream)
         if found != (shape, False, dtype):
-            raise ValueError(f"its entry {name} holds {found[2]}{list(found[0])} where its header says otherwise")
+            raise ValueError(f"its entry {name} holds {found[2]}{list(found[0])}, which differs from its header")
         array = np.empty(shape, dtype)
         _fill(array, stream, name)
     if _is_key(leaf):
@@ -224,7 +231,7 @@ def _array(archive: zipfile.ZipFile, name: str, leaf: Any) -> Any:
 
 
 def _fill(array: np.ndarray, stream: zipfile.ZipExtFile, name: str) -> None:
-    """Read the values of a new array, piece by piece, and no byte more."""
+    """Read the values of a new array in chunks, and not a single byte more."""
     left = array.reshape(-1).view(np.uint8).data
     while left:
         piece = stream.read(min(len(left), _CHUNK))
@@ -233,4 +240,4 @@ def _fill(array: np.ndarray, stream: zipfile.ZipExtFile, name: str) -> None:
         left[: len(piece)] = piece
         left = left[len(piece) :]
     if stream.read(1):
-        raise ValueError(f"its entry {name} goes on after its last value")
+        raise ValueError(f"its entry {name} continues after its last value")

@@ -1,4 +1,4 @@
-"""A file that appears whole or not at all."""
+"""A file that appears completely or not at all."""
 
 import contextlib
 import os
@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import IO
 
 
-#: After so many seconds without a write, a part file belongs to a save that was killed.
+#: A part file that has not been written to for this many seconds is left over from a save that was killed.
 _STALE = 600.0
 
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to, which takes the place of `path` at the end, or is removed after an error.
+    """A file to write to, which replaces `path` at the end, or is removed after an error.
 
     It is written beside `path` under the name `.NAME.HEX.part`. If `path` is a link, its target is replaced and the
-    link stays. A file that is replaced hands on its mode. Part files that killed saves of `path` left behind are
-    removed.
+    link stays. The new file has the mode of the file that it replaces. Part files that are left over from killed saves
+    of `path` are removed.
     """
     check_regular(path)
     target = Path(os.path.realpath(path))
@@ -28,7 +28,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     # A name may have 255 bytes.
     prefix = f".{os.fsdecode(os.fsencode(target.name)[:200])}."
     part = target.with_name(f"{prefix}{uuid.uuid4().hex}.part")
-    # Not `tempfile`, whose files only their owner may read.
+    # Not `tempfile`, because only the owner can read its files.
     file = open(part, "xb", opener=lambda name, flags: os.open(name, flags, 0o666 if mode is None else mode))  # noqa: SIM115
     try:
         with file:
@@ -55,14 +55,14 @@ def check_regular(path: Path) -> None:
 
 
 def _remove_stale(part: Path, prefix: str) -> None:
-    """Remove the part files of the same target that nobody has written to for long.
+    """Remove the part files of the same target that have not been written to for a long time.
 
-    Another process may be saving to the same target right now: its part file is young. The age is taken relative to
-    the new part file, because the clock of a shared disk may differ from this machine's.
+    Another process may be saving to the same target at this moment: its part file is young. The age is relative to the
+    new part file, because the clock of a shared disk may differ from the clock of this machine.
     """
     name = re.compile(re.escape(prefix) + r"[0-9a-f]{32}\.part")
     now = part.stat().st_mtime
-    # Tidying up is no reason for a save to fail.
+    # A save must not fail because old part files cannot be removed.
     with contextlib.suppress(OSError), os.scandir(part.parent) as entries:
         for entry in entries:
             if name.fullmatch(entry.name) and now - entry.stat(follow_symlinks=False).st_mtime > _STALE:
@@ -70,8 +70,8 @@ def _remove_stale(part: Path, prefix: str) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Put the new name on disk too: without it, a power cut may bring the old file back, or none."""
-    # Some systems cannot open a folder, or cannot sync one. The file is in place by now.
+    """Write the new name to disk too: without this, a power cut may bring back the old file, or no file."""
+    # Some systems cannot open a folder, or cannot sync one. The file is already in place.
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""What kind of model a PyTree is, in words that two models can be compared by."""
+"""A description of a model's structure as text, to compare two models."""
 
 import dataclasses
 import enum
@@ -22,25 +22,25 @@ Node = dict[str, Any]
 
 NUMBERS: dict[type, str] = {bool: "a bool", int: "an int", float: "a float", complex: "a complex number"}
 _ARRAYS = (jax.Array, jax.ShapeDtypeStruct, np.ndarray, np.generic)
-#: What the default `repr` of an object shows: no two runs agree on it.
+#: The address in the default `repr` of an object: it differs from run to run.
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]{6}")
 
 
 def is_array(leaf: Any) -> bool:
-    """Whether a leaf is an array, or stands for one."""
+    """Whether a leaf is an array, or a placeholder for one."""
     return isinstance(leaf, _ARRAYS)
 
 
 def is_value(leaf: Any) -> bool:
-    """Whether a leaf is loaded from a file. All others are compared."""
+    """Whether a leaf is loaded from a file. All other leaves are compared."""
     return is_array(leaf) or type(leaf) in NUMBERS
 
 
 def describe(model: PyTree, place: str = "") -> Node:
-    """The kinds of all nodes of a model."""
+    """The description of all nodes of a model."""
     structure: Any
     children, structure = jax.tree_util.tree_flatten_with_path(model, is_leaf=lambda node: node is not model)
-    # The class of the node, and what the class keeps beside the children; `None` for a leaf.
+    # The class of the node, and what the class stores beside the children; `None` for a leaf.
     kind = structure.node_data()
     if kind is None:
         return {"is": _leaf(model, place)}
@@ -58,7 +58,7 @@ def describe(model: PyTree, place: str = "") -> Node:
 
 
 def leaves(node: Node, like: Node) -> Iterator[Node]:
-    """The leaves of `node`, in the order of those of `like`, from which it must not differ."""
+    """The leaves of `node`, in the order of those of `like`. The two must not differ."""
     if "parts" not in like:
         yield node
     for part, child in like.get("parts", {}).items():
@@ -66,7 +66,7 @@ def leaves(node: Node, like: Node) -> Iterator[Node]:
 
 
 def differences(file: Node, like: Node, place: str = "") -> Iterator[str]:
-    """A sentence for each place at which two models differ. What lies below such a place is left out."""
+    """A sentence for each place at which two models differ. Places below such a place are left out."""
     if not _same(file["is"], like["is"]):
         yield _differ(place, file["is"], like["is"])
         return
@@ -85,9 +85,9 @@ def differences(file: Node, like: Node, place: str = "") -> Iterator[str]:
 def name(thing: Any) -> str:
     """The public name of a class or function.
 
-    The name of a module ends before its first private part: `flowprop._flow.Flow` is `flowprop.Flow`. A library that
-    moves its private modules can still read its old files. A function is named by what it wraps, which names
-    `jax.nn.silu`, a jitted function.
+    The name of a module ends before its first private part: `flowprop._flow.Flow` becomes `flowprop.Flow`. So a library
+    that moves its private modules can still read its old files. A decorated function has the name of the function that
+    it wraps: `jax.nn.silu`, a jitted function, needs this.
     """
     thing = thing if isinstance(thing, type) else inspect.unwrap(thing)
     module = (getattr(thing, "__module__", None) or "").split(".")
@@ -141,7 +141,7 @@ def _leaf(leaf: Any, place: str) -> str:
 
 
 def _static(node: Any, data: Any) -> dict[str, str]:
-    """The static fields of a node, or the whole of what its class keeps beside its children."""
+    """The static fields of a node, or everything that its class stores beside its children."""
     if isinstance(node, eqx.Module):
         fields = [field.name for field in dataclasses.fields(node) if field.metadata.get("static", False)]
         return {field: _setting(vars(node)[field]) for field in fields if field in vars(node)}
@@ -151,13 +151,13 @@ def _static(node: Any, data: Any) -> dict[str, str]:
 
 
 def _setting(value: Any) -> str:
-    """A static value in words. Of an object that says nothing about itself the class is all there is."""
+    """A static value as text. An object without a usable `repr` is described by its class only."""
     text = _text(value)
     return name(type(value)) if text is None else text
 
 
 def _text(value: Any) -> str | None:
-    """A value in words that are the same in every run, or `None` for an object whose `repr` shows its address."""
+    """A value as text that is the same in every run, or `None` for an object whose `repr` shows its address."""
     if isinstance(value, np.generic) and value.dtype.kind in "biufcUS":
         return _text(value.item())
     # 8 and 8.0 are the same setting.

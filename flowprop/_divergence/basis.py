@@ -1,4 +1,4 @@
-"""Orthonormal bases of a few directions."""
+"""An orthonormal basis of a few vectors."""
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +9,11 @@ Rows = Float[Array, "rows dim"]
 
 
 def orthonormal(rows: Rows, fallback: Rows) -> Rows:
-    """An orthonormal basis of the rows' span, with no gradient flowing through it.
+    """An orthonormal basis of the span of `rows`, through which no gradient flows.
 
-    By Gram and Schmidt, twice over: products of a few vectors, which batch well where a QR
-    decomposition does not. Of a row in the span of those before it nothing is left but rounding:
-    a row of `fallback` then stands in, so that the basis is always whole.
+    The function repeats the Gram-Schmidt method twice. It uses products of a few vectors, which run well under `vmap`;
+    a QR decomposition does not. If a row lies in the span of the rows before it, only rounding errors are left of it.
+    Then the row of `fallback` with the same index replaces it, so that the basis always has as many rows as `rows`.
     """
     rows, fallback = jax.lax.stop_gradient((rows, fallback))
 
@@ -21,7 +21,7 @@ def orthonormal(rows: Rows, fallback: Rows) -> Rows:
         index, row, instead = item
         return basis.at[index].set(_remainder(row, instead, basis)), None
 
-    # A loop: written out, a few dozen rows would take minutes to compile.
+    # `scan` and not a Python loop: an unrolled loop over a few dozen rows takes minutes to compile.
     basis, _ = jax.lax.scan(add, jnp.zeros_like(rows), (jnp.arange(len(rows)), rows, fallback))
     return basis
 

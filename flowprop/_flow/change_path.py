@@ -1,4 +1,4 @@
-"""A trained flow along another path."""
+"""A trained flow, used along another path."""
 
 import dataclasses
 
@@ -18,40 +18,46 @@ from .flow import Flow
 def change_path(flow: Flow, path: AbstractPath) -> Flow:
     """A trained flow along another path or schedule: exact, and without training.
 
-    If two paths have the same log-SNR, their points differ by a factor. At time `t` of the new path,
-    `gamma_old(s) = gamma(t)` gives the old time `s`, and `z_old = alpha_old(s) / alpha(t) z`. Target and noise are the
-    same, and the velocity is `alpha' u + sigma' eps` (Shaul et al. 2024,
-    [arXiv:2310.19075](https://arxiv.org/abs/2310.19075); Lipman et al. 2024,
-    [arXiv:2412.06264](https://arxiv.org/abs/2412.06264)).
+    If two paths have the same log-SNR, their points differ by a factor only. At time `t` of the new path, the old time
+    `s` is the solution of `gamma_old(s) = gamma(t)`, and `z_old = alpha_old(s) / alpha(t) z`. Target and noise are the
+    same, and the velocity is `alpha' u + sigma' eps` ([Shaul et al. 2024](https://arxiv.org/abs/2310.19075); [Lipman et
+    al. 2024](https://arxiv.org/abs/2412.06264)). Other name: scale-time transformation, post-training scheduler change.
 
-    The new span is that of the log-SNRs which both paths have. If the new path reaches further than the old one, it
-    is cut: the likelihood stays that of the old flow, and samples end with one evaluation of the target. If it
-    reaches less far, it begins with pure noise though the old flow has some data there, or it leaves more noise on
-    the data, as if it had been trained so.
+    The span of the new flow is where both paths have the log-SNR. If the log-SNRs of the new path have a wider range
+    than those of the old one, the new path is cut: the likelihood is that of the old flow, and samples end with one
+    evaluation of the target. If the range is narrower at the start, the new flow starts from pure noise where the old
+    flow has some signal. If it is narrower at the end, more noise is left on the data, as if the flow had been trained
+    in this way.
 
     **Arguments:**
 
-    - `flow`: the flow, of any prediction. The result calls its network once for each evaluation.
+    - `flow`: a trained flow, with any prediction. The new flow calls its network once for each evaluation.
     - `path`: the new path.
 
-    **Returns:** a flow, which takes the same conditions. It is for use only: train the original flow.
+    **Returns:** a flow that takes the same conditions. Use it for sampling and likelihoods only: train the original
+    flow.
 
-    **Raises:** `ValueError` if the log-SNRs of the two paths have no range in common. Call it outside of `jax.jit`,
-    because the span has to be known.
+    **Raises:** `ValueError` if the log-SNRs of the two paths have no range in common. Call `change_path` outside
+    `jax.jit`, because the span has to be known.
 
     ```python
     import flowprop as fp
+    import jax.numpy as jnp
 
     flow = fp.fm_flow(lambda t, z, x: -z, shape=(2,))
     changed = fp.change_path(flow, fp.VPPath(fp.SigmoidNoiseSchedule()))
+    print(changed.span)  # (0.0, 1.0)
+    # At t = 0.5 both paths have the log-SNR 0. Their points differ by the factor sqrt(2).
+    print(flow.target(0.5, jnp.ones(2)).round(4))  # [0.5 0.5]
+    print(changed.target(0.5, jnp.sqrt(2) * jnp.ones(2)).round(4))  # [0.5 0.5]
     ```
     """
     ends = [flow.path.gamma(jnp.asarray(t, float)) for t in flow.span]
     start, end = (float(path.time_at(gamma, path.span)) for gamma in ends)
     if start >= end:
         raise ValueError(
-            f"`path` has no log-SNR in common with the flow's, from {float(ends[0]):.3g} to {float(ends[1]):.3g}: "
-            "give a path that passes through some of them"
+            f"`path` has no log-SNR in common with the flow, whose log-SNRs are from {float(ends[0]):.3g} to "
+            f"{float(ends[1]):.3g}: give a path with some of these log-SNRs"
         )
     prediction = _BothPrediction((start, end), flow.prediction)
     return dataclasses.replace(
@@ -59,14 +65,14 @@ def change_path(flow: Flow, path: AbstractPath) -> Flow:
         network=_OtherPath(flow, path),
         path=path,
         prediction=prediction,
-        # A weighting or sampling that suits the old path may not suit the new one.
+        # A weighting or time sampling that fits the old path may not fit the new one.
         weighting=UniformWeighting(),
         time_sampling=StratifiedTimeSampling(),
     )
 
 
 class _OtherPath(eqx.Module):
-    """The network of a changed flow: the old flow's target and noise, one above the other."""
+    """The network of a changed flow: it returns the old flow's target and noise, stacked."""
 
     flow: Flow
     path: AbstractPath
@@ -82,7 +88,7 @@ class _OtherPath(eqx.Module):
 
 
 class _BothPrediction(AbstractPrediction):
-    """The network, a flow itself, returns target and noise, one above the other."""
+    """The prediction of a changed flow: the network returns target and noise, stacked."""
 
     times: tuple[float, float] = eqx.field(static=True)
     old: AbstractPrediction

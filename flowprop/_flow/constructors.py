@@ -1,4 +1,4 @@
-"""The usual flows: flow matching, target prediction, noise prediction."""
+"""The usual flows: flow matching, and diffusion with target or noise prediction."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,23 +29,26 @@ def fm_flow(
     transform: AbstractTransform | Bijection | None = None,
     encoder: Callable[[Any], PyTree] | None = None,
 ) -> Flow:
-    """Flow matching: the straight path, velocity prediction, weight 1.
+    """Flow matching (FM): the straight path, velocity prediction, weight 1.
 
-    (Lipman et al. 2023, [arXiv:2210.02747](https://arxiv.org/abs/2210.02747).)
+    The loss is `E |network(t, z_t, x) - (z_1 - z_0)|^2` with `z_t = t z_1 + (1 - t) z_0` ([Lipman et al.
+    2023](https://arxiv.org/abs/2210.02747); also called rectified flow, [Liu et al.
+    2023](https://arxiv.org/abs/2209.03003)).
 
     **Arguments:**
 
-    - `network`: a callable `network(t, z, x)` on one example. It returns an array of `z`'s shape.
+    - `network`: a callable `network(t, z, x)` on one example, with the time `t`, the point `z` and the condition
+      (context) `x`. It returns an array of `z`'s shape.
     - `shape`: the shape of one example.
-    - `weighting`: of the error over time. By default 1.
-    - `time_sampling`: of the times in a batch. By default stratified, uniform over the span.
-    - `source`: of `z_0`. By default `N(0, I)`.
-    - `coupling`: how noise and data are paired in training. By default independently.
+    - `weighting`: the weight of the error as a function of time. By default 1.
+    - `time_sampling`: the distribution of the times in a batch. By default stratified, uniform over the span.
+    - `source`: the distribution of `z_0` (base distribution). By default `N(0, I)`.
+    - `coupling`: how noise is paired with data in a batch. By default independently.
     - `transform`: from the data's units to the path's coordinates, such as `fp.Standardise.fit(points)`. By default
       none.
-    - `encoder`: a callable on one condition, trained along and called once for a solve. By default none.
+    - `encoder`: a callable on one condition, trained with the network and called once for each solve. By default none.
 
-    **Returns:** the flow.
+    **Returns:** a [`flowprop.Flow`][].
 
     **Raises:** the errors of [`flowprop.Flow`][].
 
@@ -53,8 +56,10 @@ def fm_flow(
     import flowprop as fp
     import jax
 
-    network = fp.nn.MLP(shape=(2,), width=64, depth=2, key=jax.random.key(0))
+    network = fp.nn.MLP(shape=(2,), width=8, depth=1, key=jax.random.key(0))
     flow = fp.fm_flow(network, shape=(2,))
+    points = jax.random.normal(jax.random.key(1), (100, 2))
+    print(flow.loss(points, key=jax.random.key(2)).shape)  # ()
     ```
     """
     return Flow(
@@ -84,27 +89,30 @@ def ct_flow(
     transform: AbstractTransform | Bijection | None = None,
     encoder: Callable[[Any], PyTree] | None = None,
 ) -> Flow:
-    """Continuous-time diffusion: the variance-preserving path, target prediction (NoProp-CT).
+    """Continuous-time diffusion (CT): the variance-preserving path, target prediction, the weight of the bound.
 
-    (NoProp, [arXiv:2503.24322](https://arxiv.org/abs/2503.24322), algorithm 2.) For densities,
+    With the defaults the loss is `E SNR'(t)/2 |network(t, z_t, x) - z_1|^2`: NoProp-CT
+    ([NoProp](https://arxiv.org/abs/2503.24322), algorithm 2), and variational diffusion with x0-prediction ([Kingma et
+    al. 2021](https://arxiv.org/abs/2107.00630), eq. 17). For densities,
     `prediction=fp.PreconditionedPrediction(data_std=...)` learns far better than the plain target.
 
     **Arguments:**
 
-    - `network`: a callable `network(t, z, x)` on one example. It returns an array of `z`'s shape, or logits for a
-      [`flowprop.CategoricalPrediction`][].
+    - `network`: a callable `network(t, z, x)` on one example, with the time `t`, the point `z` and the condition
+      (context) `x`. It returns an array of `z`'s shape, or logits for a [`flowprop.CategoricalPrediction`][].
     - `shape`: the shape of one example.
     - `schedule`: the log-SNR. By default [`flowprop.SigmoidNoiseSchedule`][]`(13.)`.
-    - `prediction`: what the network's output means. By default [`flowprop.TargetPrediction`][].
-    - `weighting`: by default the evidence lower bound's `SNR'(t)/2` for a prediction whose errors are in the target's
-      units (a target, plain or categorical, on any span), and 1 for any other.
-    - `time_sampling`: of the times in a batch. By default stratified, uniform over the span.
-    - `coupling`: how noise and data are paired in training. By default independently.
+    - `prediction`: the meaning of the network's output. By default [`flowprop.TargetPrediction`][].
+    - `weighting`: the weight of the error as a function of time. By default the evidence lower bound's `SNR'(t)/2` for
+      a prediction whose errors are in the target's units (a target, plain or categorical, on any span), and 1 for any
+      other.
+    - `time_sampling`: the distribution of the times in a batch. By default stratified, uniform over the span.
+    - `coupling`: how noise is paired with data in a batch. By default independently.
     - `transform`: from the data's units to the path's coordinates, such as `fp.Standardise.fit(points)`. By default
       none.
-    - `encoder`: a callable on one condition, trained along and called once for a solve. By default none.
+    - `encoder`: a callable on one condition, trained with the network and called once for each solve. By default none.
 
-    **Returns:** the flow.
+    **Returns:** a [`flowprop.Flow`][].
 
     **Raises:** the errors of [`flowprop.Flow`][].
 
@@ -112,8 +120,11 @@ def ct_flow(
     import flowprop as fp
     import jax
 
-    network = fp.nn.MLP(shape=(2,), width=64, depth=2, key=jax.random.key(0))
-    flow = fp.ct_flow(network, shape=(2,), prediction=fp.PreconditionedPrediction(data_std=0.7))
+    network = fp.nn.MLP(shape=(2,), width=8, depth=1, key=jax.random.key(0))
+    prediction = fp.PreconditionedPrediction(data_std=0.7)
+    flow = fp.ct_flow(network, shape=(2,), prediction=prediction)
+    points = 0.7 * jax.random.normal(jax.random.key(1), (100, 2))
+    print(flow.loss(points, key=jax.random.key(2)).shape)  # ()
     ```
     """
     schedule = SigmoidNoiseSchedule() if schedule is None else schedule
@@ -146,24 +157,25 @@ def df_flow(
     transform: AbstractTransform | Bijection | None = None,
     encoder: Callable[[Any], PyTree] | None = None,
 ) -> Flow:
-    """Denoising diffusion: the variance-preserving path, noise prediction, weight 1.
+    """Denoising diffusion (DF): the variance-preserving path, noise (epsilon) prediction, weight 1.
 
-    (Ho et al. 2020, [arXiv:2006.11239](https://arxiv.org/abs/2006.11239), eq. 14.) `weighting=fp.ELBOWeighting()` gives
-    `gamma'/2`.
+    The loss is `E |network(t, z_t, x) - z_0|^2`, the "simple" loss of DDPM ([Ho et al.
+    2020](https://arxiv.org/abs/2006.11239), eq. 14). With `weighting=fp.ELBOWeighting()` the weight is `gamma'/2`.
 
     **Arguments:**
 
-    - `network`: a callable `network(t, z, x)` on one example. It returns an array of `z`'s shape.
+    - `network`: a callable `network(t, z, x)` on one example, with the time `t`, the point `z` and the condition
+      (context) `x`. It returns an array of `z`'s shape.
     - `shape`: the shape of one example.
     - `schedule`: the log-SNR. By default [`flowprop.SigmoidNoiseSchedule`][]`(13.)`.
-    - `weighting`: of the error over time. By default 1.
-    - `time_sampling`: of the times in a batch. By default stratified, uniform over the span.
-    - `coupling`: how noise and data are paired in training. By default independently.
+    - `weighting`: the weight of the error as a function of time. By default 1.
+    - `time_sampling`: the distribution of the times in a batch. By default stratified, uniform over the span.
+    - `coupling`: how noise is paired with data in a batch. By default independently.
     - `transform`: from the data's units to the path's coordinates, such as `fp.Standardise.fit(points)`. By default
       none.
-    - `encoder`: a callable on one condition, trained along and called once for a solve. By default none.
+    - `encoder`: a callable on one condition, trained with the network and called once for each solve. By default none.
 
-    **Returns:** the flow.
+    **Returns:** a [`flowprop.Flow`][].
 
     **Raises:** the errors of [`flowprop.Flow`][].
 
@@ -171,8 +183,10 @@ def df_flow(
     import flowprop as fp
     import jax
 
-    network = fp.nn.MLP(shape=(2,), width=64, depth=2, key=jax.random.key(0))
+    network = fp.nn.MLP(shape=(2,), width=8, depth=1, key=jax.random.key(0))
     flow = fp.df_flow(network, shape=(2,), schedule=fp.CosineNoiseSchedule())
+    points = jax.random.normal(jax.random.key(1), (100, 2))
+    print(flow.loss(points, key=jax.random.key(2)).shape)  # ()
     ```
     """
     schedule = SigmoidNoiseSchedule() if schedule is None else schedule

@@ -1,4 +1,4 @@
-"""A flow under one condition."""
+"""A flow with one fixed condition."""
 
 import dataclasses
 from typing import Any
@@ -14,30 +14,33 @@ from .flow import Flow
 
 @checked
 def given(flow: Flow, x: PyTree) -> Flow:
-    """The flow of `p(z | x)` for one condition. The condition is encoded once, for any number of samples.
+    """The flow of `p(z | x)` for one condition, which is encoded once for any number of samples.
 
-    For many samples under one condition this is faster than to repeat the condition in each row of `x`, and it needs
-    less memory. It is meant for use after training: `fit` would also train the encoded condition.
-
-    ```python
-    import jax
-    import jax.numpy as jnp
-    import flowprop as fp
-
-    network = fp.nn.MLP(shape=(2,), condition_size=3, width=16, key=jax.random.key(0))
-    flow = fp.fm_flow(network, shape=(2,))
-    posterior = fp.given(flow, jnp.array([0.1, 0.2, 0.3]))
-    samples = fp.sample(posterior, 1000, key=jax.random.key(1))
-    ```
+    For many samples with one condition (context), this is faster than repeating the condition in each row of `x`, and
+    it needs less memory. Use it after training only: `fit` would also train the encoded condition.
 
     **Arguments:**
 
     - `flow`: a flow that takes conditions.
     - `x`: the condition of one example, without the batch axis.
 
-    **Returns:** a flow without a condition: leave `x` out when it is used. It is differentiable in `x`.
+    **Returns:** a flow without a condition: leave out `x` when you use it. It is differentiable in `x`.
 
-    **Raises:** `ValueError` if `x` holds no array, or NaN or infinity, or if the flow returned is given a condition.
+    **Raises:** `ValueError` if `x` holds no array, or NaN or infinity. The flow that is returned raises `ValueError` if
+    it is given a condition.
+
+    ```python
+    import jax
+    import jax.numpy as jnp
+    import flowprop as fp
+
+    key = jax.random.key(0)
+    network = fp.nn.MLP(shape=(2,), condition_size=3, width=8, depth=1, key=key)
+    flow = fp.fm_flow(network, shape=(2,))
+    posterior = fp.given(flow, jnp.array([0.1, 0.2, 0.3]))
+    samples = fp.sample(posterior, 5, key=jax.random.key(1))
+    print(samples.shape)  # (5, 2)
+    ```
     """
     if not jax.tree.leaves(x):
         raise ValueError("`x` holds no array: give the condition of one example")
@@ -48,11 +51,11 @@ def given(flow: Flow, x: PyTree) -> Flow:
 
 
 class _Always(eqx.Module):
-    """An encoder that has its features already."""
+    """An encoder that returns the same features for every call."""
 
     features: PyTree
 
     def __call__(self, x: Any) -> PyTree:
         if jax.tree.leaves(x):
-            raise ValueError("`x` is given to a flow whose condition is given already, by `fp.given`: leave it out")
+            raise ValueError("`x` is given to a flow whose condition was already given, by `fp.given`: leave it out")
         return self.features

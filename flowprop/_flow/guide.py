@@ -15,37 +15,49 @@ from .network import Network, call_network
 
 @checked
 def guide(flow: Flow, null: PyTree, scale: Real | Float[Array, ""] | Callable[[Scalar], Scalar]) -> Flow:
-    """The flow whose network returns `(1 - w) F(t, z, null) + w F(t, z, x)` (Ho & Salimans 2022, eq. 6).
+    """Classifier-free guidance: the network returns `(1 - w) F(t, z, null) + w F(t, z, x)`.
 
-    Here `w = scale(t)`: 0 ignores the condition, 1 is the flow as it was, more leans on the condition.
-    (Ho and Salimans' own w is one less.) Both branches are one call of the network, for a batch of two.
+    ([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598), eq. 6, whose `w` is smaller by one.) Here `w = scale(t)`. 0
+    ignores the condition, 1 is the original flow, and a larger `w` increases the influence of the condition. Both
+    branches are one call of the network, on a batch of two.
 
-    At a given `t` and `z`, target, noise, velocity and score are each `A(F) = a z + b F` of the network's
-    output, with `a` and `b` the path's and the prediction's. The weights sum to 1, so that
-    `(1 - w) A(F_0) + w A(F_1) = A((1 - w) F_0 + w F_1)`: mixing outputs mixes all of these alike.
-    The logits of a [`flowprop.CategoricalPrediction`][] are no such output; mixing them makes the target
-    that of the classes' probabilities `p(k | z, x)^w p(k | z)^(1 - w)`, normalised.
+    At a given `t` and `z`, target, noise, velocity and score are each an affine function `A(F) = a z + b F` of the
+    network's output, where `a` and `b` depend on the path and the prediction. The weights sum to 1, so
+    `(1 - w) A(F_0) + w A(F_1) = A((1 - w) F_0 + w F_1)`: mixing the outputs is the same as mixing any of these. The
+    logits of a [`flowprop.CategoricalPrediction`][] are not such an output. Mixing them gives the target of the class
+    probabilities `p(k | z, x)^w p(k | z)^(1 - w)`, normalised.
 
-    The guided score is that of `p_t(z | x)^w p_t(z)^(1 - w)` at every time. But unless `w` is 0 or 1 the
-    guided flow does not carry these densities into one another: its samples follow, and `log_prob` is
-    exactly, the pushforward of noise by the guided ODE, another density.
+    The guided score is that of `p_t(z | x)^w p_t(z)^(1 - w)` at every time. But unless `w` is 0 or 1, the guided flow
+    does not transport these densities into one another. Its samples have another density: the pushforward of the noise
+    by the guided ODE. `log_prob` of the guided flow is exactly this density.
 
     **Arguments:**
 
-    - `flow`: trained with and without conditions, as by [`flowprop.ConditionDropout`][].
-    - `null`: the condition of one example that stands for "none", as in training. For a categorical
-      prediction that of the features.
-    - `scale`: a number, or a function of the time: guidance in an interval is
-      `lambda t: jnp.where((t > 0.2) & (t < 0.8), 3.0, 1.0)` (Kynkäänniemi et al. 2024).
+    - `flow`: a flow that was trained with and without conditions, for example with [`flowprop.ConditionDropout`][].
+    - `null`: the condition of one example that stands for "none", the same as in training. For a categorical
+      prediction, that of the features.
+    - `scale`: `w`, a number or a function of the time. For guidance in an interval ([Kynkäänniemi et al.
+      2024](https://arxiv.org/abs/2404.07724)) use `lambda t: jnp.where((t > 0.2) & (t < 0.8), 3.0, 1.0)`.
 
-    **Returns:** a flow like any other, to be given conditions as before.
+    **Returns:** a flow, which takes the same conditions as `flow`.
 
-    **Raises:** `ValueError` for a `null` without arrays and, when called, one that does not match `x`
-    or a `scale` that does not return a number.
+    **Raises:** `ValueError` if `null` holds no array. When the flow is called, `ValueError` if `null` does not match
+    `x`, or if `scale` does not return a number.
+
+    ```python
+    import flowprop as fp
+    import jax.numpy as jnp
+
+    flow = fp.fm_flow(lambda t, z, x: x - z, shape=(2,))
+    guided = fp.guide(flow, jnp.zeros(2), 3.0)
+    z, x = jnp.zeros(2), jnp.array([1.0, -1.0])
+    print(flow.velocity(0.5, z, x))  # [ 1. -1.]
+    print(guided.velocity(0.5, z, x))  # [ 3. -3.]
+    ```
     """
     if not callable(scale):
-        check_number("scale", scale, remedy="give a finite number, 1 for the flow as it is")
-        # An array, so that another scale needs no new compilation.
+        check_number("scale", scale, remedy="give a finite number, 1 for the original flow")
+        # An array, so that a different scale needs no new compilation.
         scale = _Constant(Frozen(jnp.asarray(scale, float)))
     features = null if flow.encoder is None else flow.encode(_plain(null))
     network = _GuidedNetwork(flow.network, frozen_condition(features), scale)
@@ -62,7 +74,7 @@ class _Constant(eqx.Module):
 
 
 class _GuidedNetwork(eqx.Module):
-    """A network under two conditions at once, its outputs mixed."""
+    """A network that is called with two conditions at once and mixes the two outputs."""
 
     network: Network
     null: PyTree[Frozen]
@@ -72,8 +84,8 @@ class _GuidedNetwork(eqx.Module):
         both = jax.tree.map(lambda null, leaf: jnp.stack([null, leaf]), null_for(x, self.null), x)
         without, given = jax.vmap(lambda x: call_network(self.network, t, z, x))(both)
         weight = jnp.asarray(self.scale(t)).astype(given.dtype)
-        check_shape("scale(t)", weight, (), "the guidance's scale is one number for each time")
-        # In this form 0 and 1 leave one branch as it is.
+        check_shape("scale(t)", weight, (), "the scale of the guidance is one number for each time")
+        # In this form, the weights 0 and 1 return one of the branches exactly.
         return (1 - weight) * without + weight * given
 
 
@@ -88,12 +100,12 @@ def _is_frozen(node: PyTree) -> bool:
 def frozen_condition(null: PyTree) -> PyTree[Frozen]:
     """`null` as arrays that are not trained."""
     if not jax.tree.leaves(null):
-        raise ValueError("`null` holds no array: give the condition of one example that stands for none")
+        raise ValueError('`null` holds no array: give the condition of one example that stands for "none"')
     return jax.tree.map(lambda leaf: leaf if _is_frozen(leaf) else Frozen(jnp.asarray(leaf)), null, is_leaf=_is_frozen)
 
 
 def null_for(x: PyTree, null: PyTree[Frozen]) -> PyTree[Array]:
-    """`null` in place of one example's condition `x`: of its structure, shapes and dtypes."""
+    """`null` as a replacement of one example's condition `x`, with its structure, shapes and dtypes."""
     values = jax.tree.map(lambda leaf: leaf.value, null, is_leaf=_is_frozen)
     have: object = jax.tree.structure(values)
     wanted: object = jax.tree.structure(x)

@@ -1,4 +1,4 @@
-"""Calling a flow's network: in training with a key and a state if it has them, in use without."""
+"""How a flow calls its network: in training with a key and a state if the network has them, in use without."""
 
 import inspect
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def call_network(network: Network, t: Time, z: Point, x: PyTree) -> Any:
 
 
 def train_network(network: Network, t: Time, z: Point, x: PyTree, key: PRNGKey) -> tuple[Any, PyTree]:
-    """The output in training, and the state that it leaves: `None` for a network without a state."""
+    """The output in training, and the new state of the network: `None` for a network without a state."""
     if network_has_state(network):
         return network.in_training(t, z, x, key=key)  # type: ignore[attr-defined]
     return (network(t, z, x, key=key) if _takes_key(network) else network(t, z, x)), None

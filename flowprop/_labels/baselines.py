@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from .._batch import example_keys
 from .._flow.flow import Flow
-from .._solve import AbstractODEIntegrator, arrive, label_integrator
+from .._solve import AbstractODEIntegrator, label_integrator, to_end_of_path
 from .._types import Inputs, Point, PRNGKey, Scalar, Time, Weights, check_key, checked
 from .classifier import Classifier
 from .embedding import Embedding
@@ -206,7 +206,7 @@ class AdjointClassifier(eqx.Module):
         ends = self.integrator.end_point(_Velocities(flow, embedding), start, features, *flow.span)
 
         def error(end: Array, features: PyTree, label: Array) -> Scalar:
-            end = arrive(flow, end, condition_of(flow, features, embedding))
+            end = to_end_of_path(flow, end, condition_of(flow, features, embedding))
             return -classifier.readout(end, embedding.matrix)[label]
 
         return weighted_mean(jax.vmap(error)(ends, features, jnp.asarray(labels)), weights)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._flow.flow import Flow
-from .._solve import AbstractIntegrator, carry, function_evaluations, label_integrator, solve
+from .._solve import AbstractIntegrator, function_evaluations, label_integrator, solve, solve_to_data
 from .._types import Inputs, PRNGKey, Scalar, Weights, check_key, check_positive, checked
 from .draws import over_draws
 from .embedding import Embedding
@@ -289,7 +289,7 @@ def _predict(
     def draw(condition: PyTree, key: PRNGKey) -> tuple[Array, Bool[Array, ""]]:
         key_noise, key_path = jax.random.split(key)
         noise = flow.draw_noise(key=key_noise).astype(matrix.dtype)
-        end, succeeded = carry(flow, noise, condition, integrator, key_path)
+        end, succeeded = solve_to_data(flow, noise, condition, integrator, key_path)
         return jnp.exp(classifier.readout(end, matrix)), succeeded
 
     def mean(draws: Array) -> Array:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 from .._checked import described
 from .._flow.flow import Flow, check_stateless
-from .._solve import AbstractIntegrator, ODEIntegrator, carry
+from .._solve import AbstractIntegrator, ODEIntegrator, solve_to_data
 from .._types import Inputs, PRNGKey, Scalar, Weights, check_key, check_positive, check_shape, checked
 from .draws import over_draws
 from .labelled import check_weights
@@ -185,7 +185,7 @@ def _sample(
 
     def draw(features: PyTree, key: PRNGKey) -> tuple[Array, Bool[Array, ""]]:
         key_noise, key_path = jax.random.split(key)
-        return carry(flow, flow.draw_noise(key=key_noise), features, integrator, key_path)
+        return solve_to_data(flow, flow.draw_noise(key=key_noise), features, integrator, key_path)
 
     def all_of(draws: Array) -> Array:
         return draws

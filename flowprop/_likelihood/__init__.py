@@ -1,1 +1,1 @@
-"""Everything that knows log p."""
+"""Log-likelihoods: computed, estimated with errors, compared between classes, and trained."""

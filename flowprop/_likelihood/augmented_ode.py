@@ -1,4 +1,4 @@
-"""A flow's ODE with its divergence for further states."""
+"""The ODE of a flow, with the integral of its divergence as a further state."""
 
 import equinox as eqx
 import jax
@@ -10,14 +10,15 @@ from .._flow.flow import Flow
 from .._types import Point, PRNGKey, Scalar, Time
 
 
-#: A point, and what independent estimates of the divergence have added up to.
+#: A point, and the integrals of independent estimates of the divergence so far.
 State = tuple[Point, Float[Array, " estimates"]]
 
 
 class AugmentedVelocity(eqx.Module):
-    """The velocity, and estimates of its divergence: along the flow `d log p/dt = -div v` (Chen et al. 2018, eq. 8).
+    """The velocity and estimates of its divergence: along the flow `d log p/dt = -div v`.
 
-    The estimates share one evaluation of the network; each has probes of its own, drawn once for a solve.
+    ([Chen et al. 2018](https://arxiv.org/abs/1806.07366), eq. 8.) All estimates share one evaluation of the network.
+    Each has probes of its own, which are drawn once for a solve.
     """
 
     flow: Flow
@@ -33,8 +34,8 @@ class AugmentedVelocity(eqx.Module):
         self.probes = jnp.stack([divergence.draw(z, key=key) for key in keys])
 
     def start(self, z: Point) -> State:
-        """The state at `z`, where nothing has been added up."""
-        return z, jnp.broadcast_to(nothing(z), len(self.probes))
+        """The state at the start of a solve: `z`, and integrals of 0."""
+        return z, jnp.broadcast_to(batched_zero(z), len(self.probes))
 
     def __call__(self, t: Time, state: State, x: PyTree) -> State:
         def velocity(z: Point) -> Point:
@@ -44,10 +45,11 @@ class AugmentedVelocity(eqx.Module):
         return value, jax.vmap(lambda probes: self.divergence.trace(product, probes))(self.probes)
 
 
-def nothing(z: Point) -> Scalar:
-    """0, of which each example of a batch has one of its own.
+def batched_zero(z: Point) -> Scalar:
+    """A zero that is batched under `vmap`, because it depends on `z`.
 
-    Under `vmap` a state that all examples share, where a divergence does not depend on the point, would be given
-    the gradient of the whole batch once for each example: Equinox's checkpointed loop gets that wrong.
+    An unbatched initial state receives wrong gradients from Equinox's checkpointed while loop under `vmap`: each
+    example gets the gradient of the whole batch. This happens if the divergence does not depend on the point, so that
+    nothing else makes its integral batched.
     """
     return 0 * z.ravel()[0]

@@ -1,4 +1,4 @@
-"""A flow as a distribution, by the names that probabilistic programs expect."""
+"""A flow as a distribution, with the methods that probabilistic programs expect."""
 
 import math
 from typing import Any
@@ -15,15 +15,35 @@ from .._flow.given import given
 from .._solve import AbstractIntegrator, AbstractODEIntegrator
 from .._solve.sample import sample
 from .._types import PRNGKey, check_key, checked
-from .log_prob import log_prob, ode_of
+from .log_prob import likelihood_integrator, log_prob
 from .sample_and_log_prob import sample_and_log_prob
 
 
 class FlowDistribution(eqx.Module):
-    """A flow under one condition as a distribution, made by [`flowprop.as_distribution`][].
+    """A flow under one condition as a distribution; [`flowprop.as_distribution`][] makes it.
 
-    Its methods work under `jax.jit`, `jax.vmap` and `jax.grad`, and no method changes the object. The methods have
-    flowjax's names and NumPyro's properties, so that samplers and probabilistic programs can use them.
+    The methods work under `jax.jit`, `jax.vmap` and `jax.grad`, and no method changes the object. The methods have the
+    names that flowjax uses, and the properties have the names that NumPyro uses, so that samplers and probabilistic
+    programs can use them. The log-density is that of [`flowprop.log_prob`][]
+    ([Chen et al. 2018](https://arxiv.org/abs/1806.07366), eq. 8).
+
+    **Arguments:**
+
+    - `flow`: the flow, with its condition given.
+    - `divergence`: how the log-density is computed.
+    - `integrator`: the integrator of log-densities and samples.
+    - `throw`: whether a solve that fails raises an error. If not, its result is NaN.
+
+    ```python
+    import jax
+    import jax.numpy as jnp
+    import flowprop as fp
+
+    flow = fp.fm_flow(lambda t, z, x: 0.1 * z, shape=(2,))
+    distribution = fp.as_distribution(flow)
+    print(distribution.event_shape, distribution.batch_shape)  # (2,) ()
+    print(f"{distribution.log_prob(jnp.zeros(2)):.3f}")  # -2.038
+    ```
     """
 
     flow: Flow
@@ -43,19 +63,20 @@ class FlowDistribution(eqx.Module):
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
-        """`()`: this is one distribution."""
+        """Always `()`, because this is a single distribution."""
         return ()
 
     @checked
     def sample(self, key: Any, sample_shape: tuple[int, ...] = ()) -> Shaped[Array, "..."]:
-        """Draw points: those of [`flowprop.sample`][] under the same key.
+        """Draw points, the same points as [`flowprop.sample`][] with the same key.
 
         **Arguments:**
 
-        - `key`: one typed key, or one old-style key `jax.random.PRNGKey(seed)`, which NumPyro makes from either.
-        - `sample_shape`: how many points, as a shape. By default one point.
+        - `key`: a typed key `jax.random.key(seed)`, or an old-style key `jax.random.PRNGKey(seed)`. (NumPyro passes
+          old-style keys, also if it was given a typed key.)
+        - `sample_shape`: how many points to draw, as a shape. By default `()`, one point.
 
-        **Returns:** points in the data's units, `(*sample_shape, *shape)`.
+        **Returns:** points in the units of the data, `(*sample_shape, *shape)`.
 
         **Raises:** `ValueError` if a size is not positive; `RuntimeError` if a solve fails and `throw` is true.
         """
@@ -64,16 +85,17 @@ class FlowDistribution(eqx.Module):
 
     @checked
     def log_prob(self, z1: ArrayLike | list | tuple, *, key: PRNGKey | None = None) -> Float[Array, "..."]:
-        """The log-density, in nats: that of [`flowprop.log_prob`][].
+        """Compute the log-density in nats, with [`flowprop.log_prob`][].
 
         **Arguments:**
 
-        - `z1`: one point in the data's units, of the distribution's `shape`, or an array of points
+        - `z1`: one point in the units of the data, of the distribution's `shape`, or an array of points
           `(*batch, *shape)`.
-        - `key`: for a stochastic divergence, and for a transform that draws noise. Otherwise it is not needed.
+        - `key`: the random key for a stochastic divergence, and for a transform that draws noise. Otherwise it is not
+          needed. By default none.
 
-        **Returns:** a scalar for one point, and `batch` log-densities for an array of points. Minus infinity outside
-        of the support of the flow's transform; NaN for a point that is not finite.
+        **Returns:** a scalar for one point, and log-densities of shape `batch` for an array of points. They are minus
+        infinity outside of the support of the flow's transform, and NaN for a point that is not finite.
 
         **Raises:** `ValueError` if the last axes of `z1` are not `shape`, or if a key is needed and missing;
         `RuntimeError` if a solve fails and `throw` is true.
@@ -90,14 +112,15 @@ class FlowDistribution(eqx.Module):
     def sample_and_log_prob(
         self, key: Any, sample_shape: tuple[int, ...] = ()
     ) -> tuple[Shaped[Array, "..."], Float[Array, "..."]]:
-        """Draw points and compute their log-densities in one solve, by [`flowprop.sample_and_log_prob`][].
+        """Draw points and compute their log-densities in one solve, with [`flowprop.sample_and_log_prob`][].
 
         **Arguments:**
 
-        - `key`: one typed key, or one old-style key `jax.random.PRNGKey(seed)`, which NumPyro makes from either.
-        - `sample_shape`: how many points, as a shape. By default one point.
+        - `key`: a typed key `jax.random.key(seed)`, or an old-style key `jax.random.PRNGKey(seed)`. (NumPyro passes
+          old-style keys, also if it was given a typed key.)
+        - `sample_shape`: how many points to draw, as a shape. By default `()`, one point.
 
-        **Returns:** points in the data's units, `(*sample_shape, *shape)`, and their log-densities in nats,
+        **Returns:** points in the units of the data, `(*sample_shape, *shape)`, and their log-densities in nats,
         `sample_shape`.
 
         **Raises:** `ValueError` if a size is not positive; `RuntimeError` if a solve fails and `throw` is true.
@@ -122,42 +145,47 @@ def as_distribution(
     integrator: AbstractIntegrator | None = None,
     throw: bool = True,
 ) -> FlowDistribution:
-    """The flow as a distribution, to be used in other libraries: `sample(key, sample_shape)` and `log_prob(z1)`.
+    """Make a distribution of a flow for use in other libraries: `sample(key, sample_shape)` and `log_prob(z1)`.
 
-    ```python
-    import flowprop as fp
-    import jax
-    import jax.numpy as jnp
-
-    network = fp.nn.MLP(shape=(2,), condition_size=3, width=16, key=jax.random.key(0))
-    flow = fp.fm_flow(network, shape=(2,))
-    distribution = fp.as_distribution(flow, jnp.array([0.1, 0.2, 0.3]))
-    points = distribution.sample(jax.random.key(1), (5, 4))  # (5, 4, 2)
-    log_density = distribution.log_prob(points)  # (5, 4)
-    gradient = jax.grad(distribution.log_prob)(points[0, 0])  # (2,)
-    ```
-
-    A sampler that walks, such as NUTS, may try points far away from the data, at which the solve fails. With
+    The log-density is that of [`flowprop.log_prob`][] ([Chen et al. 2018](https://arxiv.org/abs/1806.07366), eq. 8).
+    A Markov chain sampler, such as NUTS, may try points far away from the data, at which the solve fails. With
     `throw=False` the log-density there is NaN, and the samplers of NumPyro and BlackJAX reject such a step.
 
     **Arguments:**
 
     - `flow`: the flow.
-    - `x`: the condition of one example, without the batch axis. By default the flow takes no condition.
-    - `divergence`: how the log-density is computed. By default [`flowprop.ExactDivergence`][]`()`. A stochastic
+    - `x`: the condition (context) of one example, without the batch axis. By default the flow takes no condition.
+    - `divergence`: how to compute the divergence. By default [`flowprop.ExactDivergence`][]`()`. A stochastic
       divergence needs `log_prob(z1, key=key)`.
-    - `integrator`: an integrator that has a likelihood. By default [`flowprop.ODEIntegrator`][]`()`. It is also used to
-      draw samples.
-    - `throw`: whether a solve that fails is an error. Otherwise its result is NaN.
+    - `integrator`: an integrator that has a likelihood. It also draws the samples. By default
+      [`flowprop.ODEIntegrator`][]`()`.
+    - `throw`: whether a solve that fails raises an error. If not, its result is NaN. By default `True`.
 
     **Returns:** a [`flowprop.FlowDistribution`][].
 
-    **Raises:** `TypeError` for an SDE, which has no likelihood; `ValueError` if `x` is given and holds no array.
+    **Raises:** `TypeError` for an integrator without a likelihood, such as an SDE; `ValueError` if `x` is given and
+    contains no array.
+
+    ```python
+    import diffrax as dfx
+    import jax
+    import jax.numpy as jnp
+    import flowprop as fp
+
+    flow = fp.fm_flow(lambda t, z, x: x - 0.5 * z, shape=(2,))
+    heun = fp.ODEIntegrator(dfx.Heun(), dt0=0.1)
+    condition = jnp.array([1.0, 2.0])
+    distribution = fp.as_distribution(flow, condition, integrator=heun)
+    points = distribution.sample(jax.random.key(0), (5, 4))
+    print(points.shape)  # (5, 4, 2)
+    print(distribution.log_prob(points).shape)  # (5, 4)
+    print(jax.grad(distribution.log_prob)(points[0, 0]).shape)  # (2,)
+    ```
     """
     return FlowDistribution(
         flow if x is None else given(flow, x),
         ExactDivergence() if divergence is None else divergence,
-        ode_of(integrator),
+        likelihood_integrator(integrator),
         throw,
     )
 
@@ -176,10 +204,8 @@ def _count(sample_shape: tuple[int, ...]) -> int:
 
 
 def _batch_shape(have: tuple[int, ...], shape: tuple[int, ...]) -> tuple[Any, ...]:
-    """The axes in front of `shape`."""
+    """Return the axes before `shape`, or raise a `ValueError` if the last axes are not `shape`."""
     batch = have[: len(have) - len(shape)]
     if len(have) < len(shape) or have != (*batch, *shape) or 0 in batch:
-        raise ValueError(
-            f"`z1` has shape {have} where {shape} is needed: one point, or one or more axes of points in front of it"
-        )
+        raise ValueError(f"`z1` has shape {have} where {shape} is needed: give one point, or axes of points before it")
     return batch

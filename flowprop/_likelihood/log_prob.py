@@ -16,7 +16,7 @@ from .._solve import (
     AbstractIntegrator,
     AbstractODEIntegrator,
     ODEIntegrator,
-    end_state,
+    final_state,
     forward_mode_explained,
     succeeded,
 )
@@ -37,53 +37,70 @@ def log_prob(
     batch_size: int | None = None,
     throw: bool = True,
 ) -> Float[Array, " batch"]:
-    """The log-likelihood of data under a flow: the exact pushforward of N(0, I) by its ODE.
+    """Compute the log-likelihood of data under a flow: the exact pushforward of the noise N(0, I) by the ODE.
 
     `log p(z_1) = log N(z(0); 0, I) - int_0^1 div v dt + d log alpha(1)`
-    ([Chen et al. 2018](https://arxiv.org/abs/1806.07366), eq. 8), solved from `alpha(1) z_1` back to noise. Where the
-    schedule leaves noise on the data, so that `alpha(1) < 1`, it is the density of slightly noised data. The flow's
-    transform takes part by its log-determinant: the density is that of the data in their own units.
+    ([Chen et al. 2018](https://arxiv.org/abs/1806.07366), eq. 8). The ODE is solved from `alpha(1) z_1` back to noise.
+    If the noise schedule leaves noise on the data, so that `alpha(1) < 1`, the result is the density of slightly noised
+    data. The log-determinant of the flow's transform is added, so that the density is that of the data in their own
+    units.
 
     **Arguments:**
 
     - `flow`: the flow.
     - `z1`: a batch of data in their own units, `(n, *shape)`. A row with NaN or infinity has the result NaN.
-    - `x`: the conditions; each leaf carries the batch axis.
-    - `key`: for a stochastic divergence, and for a transform that draws noise.
-    - `divergence`: by default [`flowprop.ExactDivergence`][]`()`.
-    - `integrator`: one that has a likelihood. By default [`flowprop.ODEIntegrator`][]`()`.
-    - `batch_size`: how many are solved at once. By default as many as fit into a bounded memory.
-    - `throw`: whether a solve that fails is an error. Otherwise its row is NaN.
+    - `x`: the conditions (context), one for each row; each leaf has the batch axis first. By default none.
+    - `key`: the random key for a stochastic divergence, and for a transform that draws noise. By default none.
+    - `divergence`: how to compute the divergence. By default [`flowprop.ExactDivergence`][]`()`.
+    - `integrator`: an integrator that has a likelihood. By default [`flowprop.ODEIntegrator`][]`()`.
+    - `batch_size`: how many examples to solve at once. By default 1,024 on a CPU and 16,384 on other devices, or fewer
+      large ones, so that their states, with the products of the divergence, hold at most 2^24 numbers.
+    - `throw`: whether a solve that fails raises an error. If not, its row is NaN. By default `True`.
 
     **Returns:** log-densities in nats, `(n,)`; `-inf` outside of the support of the flow's transform.
 
-    **Raises:** `TypeError` for an SDE, which has no likelihood; `ValueError` if `z1` or `x` has the
-    wrong shape or a stochastic divergence comes without a key; `RuntimeError` if a solve fails.
+    **Raises:** `TypeError` for an integrator without a likelihood, such as an SDE, or for integers `z1` if the flow has
+    no transform; `ValueError` if `z1` or `x` has the wrong shape, or if a key is needed and missing;
+    `RuntimeError` if a solve fails and `throw` is true.
+
+    ```python
+    import jax.numpy as jnp
+    import flowprop as fp
+
+    flow = fp.fm_flow(lambda t, z, x: 0.1 * z, shape=(2,))
+    log_density = fp.log_prob(flow, jnp.zeros((3, 2)))
+    print(log_density.shape)  # (3,)
+    print(f"{log_density[0]:.3f}")  # -2.038
+    print(f"{-jnp.log(2 * jnp.pi) - 2 * 0.1:.3f}")  # -2.038
+    ```
     """
     divergence = ExactDivergence() if divergence is None else divergence
-    z1 = checked_data(flow, z1, x, key, batch_size)
-    ode = ode_of(integrator)
+    z1 = validated_data(flow, z1, x, key, batch_size)
+    ode = likelihood_integrator(integrator)
     with forward_mode_explained():
         values, failed = _log_prob(flow, z1, x, key, divergence, ode, batch_size)
     return settled(values, failed, throw=throw)
 
 
-def ode_of(integrator: AbstractIntegrator | None) -> AbstractODEIntegrator:
-    """The integrator asked for, or the default; a `TypeError` if it has no likelihood."""
+def likelihood_integrator(integrator: AbstractIntegrator | None) -> AbstractODEIntegrator:
+    """Return the given integrator or the default one, or raise a `TypeError` if it has no likelihood."""
     integrator = ODEIntegrator() if integrator is None else integrator
     if not integrator.has_likelihood:
         raise TypeError(f"`integrator` is {type(integrator).__name__}: a likelihood needs the ODE, `fp.ODEIntegrator`")
     return cast(AbstractODEIntegrator, integrator)
 
 
-def numbers_solved(flow: Flow, divergence: AbstractDivergence, num_estimates: int = 1) -> int:
-    """How many numbers the state of one example holds, with the products of its divergence: it bounds a batch."""
+def numbers_per_example(flow: Flow, divergence: AbstractDivergence, num_estimates: int = 1) -> int:
+    """How many numbers a solve of one example holds: its state, and the products of its divergence.
+
+    `in_batches` chooses its batch size from this number.
+    """
     size = math.prod(flow.shape)
     return size * (1 + num_estimates * min(size, divergence.max_products))
 
 
-def checked_data(flow: Flow, z1: Data, x: PyTree, key: PRNGKey | None, batch_size: int | None) -> Array:
-    """`z1` as an array that can be solved, or an error that says what is wrong with it, `x`, `key` or `batch_size`."""
+def validated_data(flow: Flow, z1: Data, x: PyTree, key: PRNGKey | None, batch_size: int | None) -> Array:
+    """Check `z1`, `x`, `key` and `batch_size`, and return `z1` as an array in the precision of the solve."""
     z1 = jnp.asarray(z1)
     check_shape("z1", z1, (None, *flow.shape), "a batch axis, then the flow's `shape`")
     check_condition(x, z1.shape[0])
@@ -97,34 +114,40 @@ def checked_data(flow: Flow, z1: Data, x: PyTree, key: PRNGKey | None, batch_siz
     return z1
 
 
-def at_preimages(
+def sum_over_preimages(
     flow: Flow,
     data: Array,
     x: PyTree,
     key: PRNGKey | None,
     density: Callable[[Point, PyTree, PRNGKey | None], tuple[PyTree, Float[Array, "*estimates"]]],
 ) -> tuple[PyTree, Float[Array, "*estimates"]]:
-    """`log p(data) = logsumexp_j (log q(z_j) + w_j)` over the points of the path's coordinates that stand for `data`.
+    """Compute `log p(data) = logsumexp_j (log q(z_j) + w_j)` over the preimages `z_j` of `data` under the transform.
 
-    A bijection has one such point, and `w` is its log-determinant.
+    A preimage is a point in path coordinates. A bijection has one preimage, and `w` is its log-determinant.
 
     **Arguments:**
 
-    - `density`: `(z, features, key)` to the solve's record and to one or several estimates of `log q(z)`.
+    - `flow`: the flow.
+    - `data`: one example in its own units.
+    - `x`: its condition.
+    - `key`: the random key of the preimages and of the probes, or `None`.
+    - `density`: a function of `(z, features, key)` that returns the record of a solve and one or several estimates of
+      `log q(z)`.
 
-    **Returns:** the records, of each point along a first axis, and `log p(data)`; NaN if `data` or `x` is not finite.
+    **Returns:** the records, with the preimages along the first axis, and `log p(data)`, which is NaN if `data` or `x`
+    is not finite.
     """
     key_data, key_probes = (None, None) if key is None else jax.random.split(key)
     good = is_finite(data, x)
     data, x = zeros_unless(good, (data, x))
     features = flow.encode(x)
     points, log_weights = flow.transform.preimages(data, key=key_data)
-    # Outside of the support the result is known: nothing hard is solved there, and its gradient is 0.
+    # Outside of the support the result is -inf. The solve of a zero point in its place is easy, and has gradient 0.
     points = jax.vmap(zeros_unless)(log_weights > -jnp.inf, points)
     if flow.transform.is_bijective:
         record, log_prob = density(points[0], features, key_probes)
         return jax.tree.map(lambda leaf: leaf[None], record), nan_unless(good, log_prob + log_weights[0])
-    # The probes are the same for all points that stand for one example.
+    # All preimages of one example use the same probes.
     record, log_probs = jax.vmap(lambda z: density(z, features, key_probes))(points)
     total = log_sum_over_preimages
     for _ in range(log_probs.ndim - 1):
@@ -132,14 +155,14 @@ def at_preimages(
     return record, nan_unless(good, total(log_probs, log_weights))
 
 
-def solved_density(
+def solve_to_noise(
     flow: Flow, field: AugmentedVelocity, z: Point, features: PyTree, integrator: AbstractODEIntegrator
 ) -> tuple[PyTree, Float[Array, " estimates"]]:
-    """The solve from data back to noise at one point of the path's coordinates, and the estimates of `log q(z)`."""
+    """Solve from one point in path coordinates back to noise. Return the solution and the estimates of `log q(z)`."""
     start, end = flow.span
     alpha = flow.path.alpha(jnp.asarray(end, z.dtype))
     solution = integrator.integrate_field(field, field.start(alpha * z), features, end, start, throw=False)
-    z0, change = end_state(solution)
+    z0, change = final_state(solution)
     return solution, flow.noise_log_prob(z0) + change + z.size * jnp.log(alpha)
 
 
@@ -156,11 +179,11 @@ def _log_prob(
     def one(data: Array, x: PyTree, key: PRNGKey | None) -> tuple[Scalar, Bool[Array, ""]]:
         def density(z: Point, features: PyTree, key: PRNGKey | None) -> tuple[Bool[Array, ""], Scalar]:
             field = AugmentedVelocity(flow, divergence, z, key=key)
-            solution, log_probs = solved_density(flow, field, z, features, integrator)
+            solution, log_probs = solve_to_noise(flow, field, z, features, integrator)
             return succeeded(solution), log_probs[0]
 
-        good, value = at_preimages(flow, data, x, key, density)
+        good, value = sum_over_preimages(flow, data, x, key, density)
         return value, ~jnp.all(good)
 
     keys = None if key is None else example_keys(key, z1.shape[0])
-    return in_batches(one, (z1, x, keys), batch_size, numbers_per_example=numbers_solved(flow, divergence))
+    return in_batches(one, (z1, x, keys), batch_size, numbers_per_example=numbers_per_example(flow, divergence))

@@ -1,4 +1,4 @@
-"""Samples together with their log-likelihoods, in one solve."""
+"""Samples together with their log-likelihoods in one solve."""
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +8,11 @@ from .._batch import compiled, example_keys, in_batches
 from .._divergence import AbstractDivergence, ExactDivergence
 from .._flow.flow import Flow, check_condition
 from .._rows import is_finite, nan_unless, settled, zeros_unless
-from .._solve import AbstractIntegrator, AbstractODEIntegrator, end_state, forward_mode_explained, succeeded
+from .._solve import AbstractIntegrator, AbstractODEIntegrator, final_state, forward_mode_explained, succeeded
 from .._solve.sample import sample
 from .._types import Point, PRNGKey, Scalar, check_key, check_positive, checked
 from .augmented_ode import AugmentedVelocity
-from .log_prob import log_prob, numbers_solved, ode_of
+from .log_prob import likelihood_integrator, log_prob, numbers_per_example
 
 
 @checked
@@ -27,37 +27,52 @@ def sample_and_log_prob(
     batch_size: int | None = None,
     throw: bool = True,
 ) -> tuple[Shaped[Array, "num_samples *shape"], Float[Array, " num_samples"]]:
-    """Draw from a flow, and the log-density of each draw, in one solve from noise to data.
+    """Draw samples from a flow and compute the log-density of each, in one solve from noise to data.
 
     `log p(z_1) = log N(z_0; 0, I) - int_0^1 div v dt + d log alpha(1)`
-    ([Chen et al. 2018](https://arxiv.org/abs/1806.07366), eq. 8). The samples are
-    those of [`flowprop.sample`][] under the same key. (If a flow's span ends before 1, `sample` goes on by one
-    estimate of the target; what comes from here is the end of the ODE, whose density is known.) A transform that is
-    no bijection costs a second solve, that of [`flowprop.log_prob`][].
+    ([Chen et al. 2018](https://arxiv.org/abs/1806.07366), eq. 8). The samples are those of [`flowprop.sample`][] with
+    the same key, with two exceptions. If the flow's span ends before time 1, `sample` completes the path with an
+    estimate of the target. This function returns the end of the ODE instead, whose density is known. If the flow's
+    transform is not a bijection, the samples come from another key, and the log-densities from a second solve, that of
+    [`flowprop.log_prob`][].
 
     **Arguments:**
 
     - `flow`: the flow.
-    - `num_samples`: how many.
-    - `x`: the conditions, one for each sample; each leaf carries the batch axis. A sample whose condition holds NaN or
-      infinity is NaN.
-    - `key`: for the noise, and for a stochastic divergence.
-    - `divergence`: by default [`flowprop.ExactDivergence`][]`()`.
-    - `integrator`: one that has a likelihood. By default [`flowprop.ODEIntegrator`][]`()`.
-    - `batch_size`: how many are solved at once. By default as many as fit into a bounded memory.
-    - `throw`: whether a solve that fails is an error. Otherwise its row is NaN.
+    - `num_samples`: how many samples to draw.
+    - `x`: the conditions (context), one for each sample; each leaf has the batch axis first. A sample whose condition
+      contains NaN or infinity is NaN. By default none.
+    - `key`: the random key of the noise, and of a stochastic divergence.
+    - `divergence`: how to compute the divergence. By default [`flowprop.ExactDivergence`][]`()`.
+    - `integrator`: an integrator that has a likelihood. By default [`flowprop.ODEIntegrator`][]`()`.
+    - `batch_size`: how many examples to solve at once. By default 1,024 on a CPU and 16,384 on other devices, or fewer
+      large ones, so that their states, with the products of the divergence, hold at most 2^24 numbers.
+    - `throw`: whether a solve that fails raises an error. If not, its row is NaN. By default `True`.
 
-    **Returns:** samples in the data's units, `(num_samples, *shape)`, and their log-densities in nats,
+    **Returns:** samples in the units of the data, `(num_samples, *shape)`, and their log-densities in nats,
     `(num_samples,)`.
 
-    **Raises:** `TypeError` for an SDE; `ValueError` if a leaf of `x` has another batch size or `num_samples` is
-    not positive; `RuntimeError` if a solve fails.
+    **Raises:** `TypeError` for an integrator without a likelihood, such as an SDE; `ValueError` if a leaf of `x` has
+    another batch size, or if `num_samples` or `batch_size` is not positive; `RuntimeError` if a solve fails and `throw`
+    is true.
+
+    ```python
+    import diffrax as dfx
+    import jax
+    import flowprop as fp
+
+    flow = fp.fm_flow(lambda t, z, x: 0.1 * z, shape=(2,))
+    heun = fp.ODEIntegrator(dfx.Heun(), dt0=0.1)
+    key = jax.random.key(0)
+    samples, log_prob = fp.sample_and_log_prob(flow, 5, key=key, integrator=heun)
+    print(samples.shape, log_prob.shape)  # (5, 2) (5,)
+    ```
     """
     divergence = ExactDivergence() if divergence is None else divergence
     check_key("key", key)
     check_positive(num_samples=num_samples, batch_size=batch_size)
     check_condition(x, num_samples)
-    ode = ode_of(integrator)
+    ode = likelihood_integrator(integrator)
     if flow.transform.is_bijective:
         with forward_mode_explained():
             points, log_probs, failed = _sample_and_log_prob(flow, num_samples, x, key, divergence, ode, batch_size)
@@ -89,11 +104,11 @@ def _sample_and_log_prob(
         z0 = flow.draw_noise(key=key_noise)
         field = AugmentedVelocity(flow, divergence, z0, key=key_probes)
         solution = integrator.integrate_field(field, field.start(z0), features, start, end, throw=False)
-        z1, change = end_state(solution)
+        z1, change = final_state(solution)
         alpha = flow.path.alpha(jnp.asarray(end, z0.dtype))
         data, log_det = flow.transform.inverse_and_log_det(z1 / alpha)
         value = flow.noise_log_prob(z0) - change[0] + z0.size * jnp.log(alpha) + log_det
         return nan_unless(good, data), nan_unless(good, value), ~succeeded(solution)
 
-    numbers = numbers_solved(flow, divergence)
+    numbers = numbers_per_example(flow, divergence)
     return in_batches(one, (example_keys(key, num_samples), x), batch_size, numbers_per_example=numbers)

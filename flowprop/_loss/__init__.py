@@ -1,1 +1,1 @@
-"""What one training example is: its time, its weight, its noise."""
+"""The parts of a training example: its time, its weight, its noise."""

@@ -8,16 +8,16 @@ from jaxtyping import Array, Float, Int
 from .._types import Real
 
 
-#: Of noise in rows with data in columns.
+#: The cost of each pair: noise in rows, data in columns.
 Cost = Float[Array, "batch batch"]
 
 
 def log_plan(cost: Cost, epsilon: Real, tolerance: Real, max_iterations: int) -> Cost:
-    """Logarithms of the plan `P` that minimises `sum P cost - epsilon H(P)`, its columns scaled to sum to `1 / batch`.
+    """Logarithms of the plan `P` that minimises `sum P cost - epsilon H(P)`, with columns that sum to `1 / batch`.
 
-    By Sinkhorn's iterations on the potentials `f` and `g` of `P = exp((f_i + g_j - cost_ij) / epsilon)`, which stay
-    finite for a small `epsilon` (Peyre & Cuturi 2019, arXiv:1803.00567, section 4.4). They stop when the rows' sums
-    are wrong by `tolerance` in all, or after `max_iterations`.
+    It is found by Sinkhorn's iterations on the potentials `f` and `g` of `P = exp((f_i + g_j - cost_ij) / epsilon)`,
+    which stay finite for a small `epsilon` ([Peyre & Cuturi 2019](https://arxiv.org/abs/1803.00567), section 4.4). The
+    iterations stop when the total error of the rows' sums is at most `tolerance`, or after `max_iterations`.
     """
     cost = cost / epsilon
     share = -jnp.log(cost.dtype.type(len(cost)))
@@ -44,9 +44,9 @@ def log_plan(cost: Cost, epsilon: Real, tolerance: Real, max_iterations: int) ->
 
 
 def best_rows(cost: Cost) -> Int[Array, " batch"]:
-    """For each column its row, in the assignment of least total cost."""
-    # What is added to a whole row or column moves no optimum. A few of Sinkhorn's scalings, at an entropy that is
-    # lowered stage by stage, bring the costs of good pairs near to 0, where the search is then over ten times faster.
+    """For each column its row, in the assignment with the least total cost."""
+    # A constant added to a row or a column does not change the optimum. A few Sinkhorn scalings, with an entropy that
+    # is lowered in stages, bring the costs of good pairs close to 0. The search is then over ten times faster.
     cost = cost - jnp.min(cost, axis=1, keepdims=True)
     mean = jnp.mean(cost, where=jnp.isfinite(cost))
 
@@ -62,6 +62,7 @@ def best_rows(cost: Cost) -> Int[Array, " batch"]:
         return cost - epsilon * (jnp.log(u)[:, None] + jnp.log(v)[None, :]), None
 
     reduced, _ = jax.lax.scan(stage, cost, mean * 0.1 * 0.3 ** jnp.arange(4, dtype=cost.dtype) + 1e-30)
-    # Not SciPy's, on the host: where there is one core, a callback that large waits for ever (JAX's issue 24255).
+    # Not SciPy's on the host: on a machine with one core, a callback with such large arrays never returns
+    # (jax-ml/jax#24255).
     rows, columns = optax.assignment.hungarian_algorithm(reduced)
     return jnp.zeros(len(cost), jnp.int32).at[columns].set(rows.astype(jnp.int32))

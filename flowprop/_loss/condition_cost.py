@@ -1,4 +1,4 @@
-"""What it costs to pair noise of one condition with data of another."""
+"""The cost of pairing noise of one condition with data of another condition."""
 
 import abc
 
@@ -15,22 +15,37 @@ Batch = Float[Array, "batch *shape"]
 
 
 class AbstractConditionCost(eqx.Module):
-    """What it costs to pair noise of one condition with data of another."""
+    """The cost of pairing noise of one condition with data of another condition.
+
+    A cost of your own defines `add`.
+    """
 
     @abc.abstractmethod
     def add(self, cost: Cost, x: PyTree) -> Cost:
-        """The cost of noise `i` with data `j`, with that of the conditions `x[i]` and `x[j]`: none for equal ones."""
+        """Add the cost of the conditions to the cost of the points. Equal conditions cost nothing.
+
+        **Arguments:**
+
+        - `cost`: the cost of noise `i` with data `j`, `(n, n)`.
+        - `x`: the conditions of the batch, each leaf with the batch axis. Noise `i` has the condition `x[i]`, data `j`
+          the condition `x[j]`.
+
+        **Returns:** the total cost, `(n, n)`.
+        """
 
 
 class ClassCost(AbstractConditionCost):
-    """Different conditions never meet: optimal transport within each class. No bias is left.
+    """An infinite cost for different conditions: optimal transport within each class. It leaves no bias.
 
-    For labels as integers, one-hot or embedded. If all conditions in a batch differ, only one assignment has a finite
-    cost, and the coupling becomes the independent one.
+    It is for labels, as integers, one-hot or embedded. If all conditions in a batch differ, only one assignment has a
+    finite cost, and the coupling is the same as the independent one.
 
     ```python
     import flowprop as fp
+    import jax.numpy as jnp
 
+    labels = jnp.array([0, 0, 1])
+    print(fp.ClassCost().add(jnp.ones((3, 3)), labels)[0])  # [ 1.  1. inf]
     coupling = fp.ConditionalOTCoupling(fp.ClassCost())
     ```
     """
@@ -41,23 +56,27 @@ class ClassCost(AbstractConditionCost):
 
 @checked
 class DistanceCost(AbstractConditionCost):
-    """`w |x_i - x_j|^2`, for conditions that vary continuously: noise meets data of about its condition.
+    """The cost `w |x_i - x_j|^2`, for continuous conditions: noise is paired with data of a similar condition.
 
-    In each batch the weight `w` is chosen so that the fraction `ratio` of all pairs costs no more than the data's own
-    pair, the noise that came with it (Cheng & Schwing 2025, [arXiv:2503.10636](https://arxiv.org/abs/2503.10636),
-    section 3). A small ratio leaves little bias, a large one straight paths. The scale of the conditions does not
-    matter; that of one component relative to another does.
+    In each batch the weight `w` is chosen so that the fraction `ratio` of all pairs costs no more than the original
+    pair of the data (the data and the noise that came with it) ([Cheng & Schwing
+    2025](https://arxiv.org/abs/2503.10636), section 3). A small ratio leaves little bias; a large ratio gives straight
+    paths. The common scale of the conditions does not matter. The scale of one component relative to another does.
 
     **Arguments:**
 
-    - `ratio`: between 0 and 1.
+    - `ratio`: between 0 and 1. By default 0.05.
 
-    **Raises:** `ValueError` if `ratio` is not.
+    **Raises:** `ValueError` if `ratio` is not between 0 and 1.
 
     ```python
     import flowprop as fp
+    import jax
 
+    keys = jax.random.split(jax.random.key(0), 3)
+    z0, z1, x = (jax.random.normal(key, (16, 2)) for key in keys)
     coupling = fp.ConditionalOTCoupling(fp.DistanceCost(0.05))
+    print(coupling.pair(z0, z1, x, key=jax.random.key(1)).shape)  # (16, 2)
     ```
     """
 
@@ -70,7 +89,7 @@ class DistanceCost(AbstractConditionCost):
         rows = [jnp.reshape(leaf, (len(leaf), -1)) for leaf in jax.tree.leaves(x)]
         vectors = jnp.concatenate(rows, axis=1).astype(cost.dtype)
         distances = jnp.where(_different(x), squared_distances(vectors, vectors), 0)
-        # In units in which 1 is a sensible weight.
+        # Scaled so that a weight near 1 is sensible.
         distances *= jnp.mean(cost) / jnp.maximum(jnp.mean(distances), 1e-30)
 
         def with_weight(exponent: Array) -> Cost:
@@ -87,11 +106,11 @@ class DistanceCost(AbstractConditionCost):
 
 
 def squared_distances(z0: Float[Array, "batch ..."], z1: Float[Array, "..."]) -> Cost:
-    """`|z0_i - z1_j|^2`: by a product of matrices, for differences would be as many times larger as a point is."""
+    """`|z0_i - z1_j|^2`, computed by a matrix product: an array of all differences would need `d` times the memory."""
     check_shape("z1", z1, z0.shape, "noise and data of one batch have the same shape")
     dtype = jnp.promote_types(jnp.result_type(z0, z1), jnp.float32)
     a, b = (jnp.reshape(z, (len(z), -1)).astype(dtype) for z in (z0, z1))
-    # About their centre, where little is lost to cancellation.
+    # Relative to their centre, so that few digits are lost to cancellation.
     centre = jnp.mean(b, axis=0, keepdims=True)
     a, b = a - centre, b - centre
     product = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)

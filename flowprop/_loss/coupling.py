@@ -1,4 +1,4 @@
-"""How noise is paired with data in a training batch."""
+"""The pairing of noise with data in a training batch."""
 
 import abc
 from typing import ClassVar
@@ -14,40 +14,42 @@ from .condition_cost import AbstractConditionCost, Batch, ClassCost, squared_dis
 
 
 class AbstractCoupling(eqx.Module):
-    """A joint distribution of noise and data whose marginals are those of the batch.
+    """A joint distribution of noise and data. Its marginals are those of the batch. Usual name: minibatch pairing.
 
     Any coupling with these marginals trains a valid flow; the choice only affects how straight its paths are. With a
     condition `x`, the noise paired with a condition must also be independent of it: `p(z_0 | x) = p(z_0)`. A coupling
     of your own defines `pair`.
     """
 
-    #: Whether noise is independent of data: an SDE, an ancestral step and a score need that.
+    #: Whether noise is independent of data. An SDE, an ancestral step and a score need this.
     is_independent: ClassVar[bool] = False
 
     @abc.abstractmethod
     def pair(self, z0: Batch, z1: Float[Array, "..."], x: PyTree, *, key: PRNGKey) -> Batch:
-        """The noise, rearranged: its rows go with the rows of the data `z1` and of their conditions `x`.
+        """The noise, rearranged: row `i` is paired with row `i` of the data `z1` and of their conditions `x`.
 
         **Arguments:**
 
         - `z0`: a batch of noise, `(n, *shape)`.
         - `z1`: a batch of data of the same shape.
         - `x`: the conditions of the data, each leaf with the batch axis; `None` if there are none.
-        - `key`: for a random choice of pairs.
+        - `key`: one typed key, for a random choice of pairs.
 
         **Returns:** rows of `z0`, `(n, *shape)`.
 
-        **Raises:** `ValueError` if `z1` has not the shape of `z0`, or the coupling cannot be used with `x`.
+        **Raises:** `ValueError` if `z1` does not have the shape of `z0`, or if the coupling cannot be used with `x`.
         """
 
 
 class IndependentCoupling(AbstractCoupling):
-    """Noise and data as they come: the coupling of diffusion, and the first one of flow matching.
+    """Noise and data are paired at random: the coupling of diffusion models and of plain flow matching.
 
     ```python
     import flowprop as fp
+    import jax
 
-    flow = fp.fm_flow(lambda t, z, x: -z, shape=(2,), coupling=fp.IndependentCoupling())
+    network = fp.nn.MLP(shape=(2,), width=8, depth=1, key=jax.random.key(0))
+    flow = fp.fm_flow(network, shape=(2,), coupling=fp.IndependentCoupling())
     ```
     """
 
@@ -59,27 +61,34 @@ class IndependentCoupling(AbstractCoupling):
 
 @checked
 class OTCoupling(AbstractCoupling):
-    """Exact optimal transport within the batch: the permutation of least `sum_i |z0_i - z1_i|^2`.
+    """Exact optimal transport within the batch: the permutation that minimises `sum_i |z0_i - z1_i|^2`.
 
-    (BatchOT, Pooladian et al. 2023, [arXiv:2304.14772](https://arxiv.org/abs/2304.14772); OT-CFM, Tong et al. 2024,
-    [arXiv:2302.00482](https://arxiv.org/abs/2302.00482).) Flows become straight, and the loss less noisy.
+    (BatchOT, [Pooladian et al. 2023](https://arxiv.org/abs/2304.14772); OT-CFM, [Tong et al.
+    2024](https://arxiv.org/abs/2302.00482); minibatch OT.) The paths of the flow become straighter, and the loss less
+    noisy.
 
-    It is for flows without a condition, and refuses one. It pairs a point with noise near it, so that the noise
-    depends on the point's condition: `p(z_0 | x)` is not `p(z_0)`, from which a sample given `x` starts (Cheng &
-    Schwing 2025, [arXiv:2503.10636](https://arxiv.org/abs/2503.10636)). [`flowprop.ConditionalOTCoupling`][] avoids
-    this.
+    This coupling is for flows without a condition, and raises an error if there is one. It pairs a point with noise
+    near it, so the noise depends on the point's condition: `p(z_0 | x)` is not `p(z_0)`, in which samples given `x`
+    start ([Cheng & Schwing 2025](https://arxiv.org/abs/2503.10636)). [`flowprop.ConditionalOTCoupling`][] avoids this.
 
-    The assignment is found on the device by the Hungarian algorithm, started from rough Sinkhorn potentials. Its cost
-    grows about as the cube of the batch: 5 ms at 256 and 30 ms at 512 on one core.
+    The assignment is found on the device by the Hungarian algorithm, started from approximate Sinkhorn potentials. Its
+    cost grows about as the cube of the batch size: 5 ms at 256 and 30 ms at 512 on one core.
 
     **Arguments:**
 
-    - `ignore_condition`: accept conditions all the same, with the bias; to show what it costs, for example.
+    - `ignore_condition`: accept conditions nevertheless, with the bias; for example, to show its size. By default not.
 
     ```python
     import flowprop as fp
+    import jax
+    import jax.numpy as jnp
 
-    flow = fp.fm_flow(lambda t, z, x: -z, shape=(2,), coupling=fp.OTCoupling())
+    z0 = jnp.array([[0.0], [2.0]])
+    z1 = jnp.array([[3.0], [1.0]])
+    coupling = fp.OTCoupling()
+    print(coupling.pair(z0, z1, None, key=jax.random.key(0))[:, 0])  # [2. 0.]
+    network = fp.nn.MLP(shape=(1,), width=8, depth=1, key=jax.random.key(1))
+    flow = fp.fm_flow(network, shape=(1,), coupling=coupling)
     ```
     """
 
@@ -95,32 +104,37 @@ class OTCoupling(AbstractCoupling):
 class SinkhornCoupling(AbstractCoupling):
     """Entropic optimal transport within the batch: each point draws its noise from the plan, given the point.
 
-    The plan minimises `E |z0 - z1|^2 - epsilon H`, with `H` its entropy (Cuturi 2013,
-    [arXiv:1306.0895](https://arxiv.org/abs/1306.0895)): the exact one as `epsilon` tends to 0, the independent one
-    for a large `epsilon`, and in between that of a Brownian bridge of variance `epsilon / 2` ([SF]2M, Tong et al.
-    2024, [arXiv:2307.03672](https://arxiv.org/abs/2307.03672)). It is found by Sinkhorn's iterations on logarithms,
-    on the device.
+    The plan minimises `E |z0 - z1|^2 - epsilon H`, where `H` is its entropy ([Cuturi
+    2013](https://arxiv.org/abs/1306.0895)). As `epsilon` tends to 0 it is the plan of exact optimal transport; for a
+    large `epsilon` it is the independent one. In between it is the plan of a Brownian bridge of variance `epsilon / 2`
+    ([SF]2M, [Tong et al. 2024](https://arxiv.org/abs/2307.03672)). Sinkhorn's iterations find it on the device, with
+    logarithms.
 
-    Each point of the data is always paired with exactly one row of noise. If the iterations stop at `max_iterations`
-    before they reach `tolerance`, some rows of noise are drawn too often and others too rarely, without a message:
-    for a small `epsilon` give more iterations.
+    Each data point is always paired with exactly one row of noise. If the iterations stop at `max_iterations` before
+    they reach `tolerance`, some rows of noise are drawn too often and others too rarely, without a message. A small
+    `epsilon` needs more iterations.
 
-    It is for flows without a condition, and refuses one, for the same reason as [`flowprop.OTCoupling`][].
+    This coupling is for flows without a condition, and raises an error if there is one: it pairs a point with noise
+    near it, so the noise would depend on the condition. [`flowprop.ConditionalOTCoupling`][] avoids this.
 
     **Arguments:**
 
-    - `epsilon`: in units of `|z|^2`, positive. Small ones take more iterations, about in proportion to `1 / epsilon`.
-    - `tolerance`: the iterations stop when the weights of the rows of noise are wrong by no more than this, summed over
-      the rows; the weights sum to 1. Positive.
-    - `max_iterations`: where to stop in any case. Positive.
-    - `ignore_condition`: accept conditions all the same, with the bias.
+    - `epsilon`: in units of `|z|^2`, positive. The number of iterations is about proportional to `1 / epsilon`.
+    - `tolerance`: the iterations stop when the error of the weights of the rows of noise, summed over the rows, is at
+      most `tolerance`; the weights sum to 1. Positive. By default 0.01.
+    - `max_iterations`: the largest number of iterations, positive. By default 1000.
+    - `ignore_condition`: accept conditions nevertheless, with the bias. By default not.
 
     **Raises:** `ValueError` if an argument is not positive.
 
     ```python
     import flowprop as fp
+    import jax
 
-    flow = fp.fm_flow(lambda t, z, x: -z, shape=(2,), coupling=fp.SinkhornCoupling(epsilon=0.5))
+    keys = jax.random.split(jax.random.key(0))
+    z0, z1 = (jax.random.normal(key, (16, 2)) for key in keys)
+    coupling = fp.SinkhornCoupling(epsilon=0.5)
+    print(coupling.pair(z0, z1, None, key=jax.random.key(1)).shape)  # (16, 2)
     ```
     """
 
@@ -143,23 +157,30 @@ class SinkhornCoupling(AbstractCoupling):
 
 @checked
 class ConditionalOTCoupling(AbstractCoupling):
-    """Optimal transport that keeps the noise independent of the condition.
+    """Optimal transport within the batch that keeps the noise independent of the condition.
 
-    (C2OT, Cheng & Schwing 2025, [arXiv:2503.10636](https://arxiv.org/abs/2503.10636).) Plain optimal transport gives
-    the data of a condition the noise that lies nearest. The flow given `x` is then trained from `p(z_0 | x)` and
-    sampled from `p(z_0)`, which has regions of noise that it never saw. Here the noise is given random conditions,
-    those of the batch, and to pair it with data of another condition costs: `|z0 - z1|^2` plus what `condition_cost`
-    adds. The noise paired with a class of data is then that of its own condition, all of it.
+    (C2OT, [Cheng & Schwing 2025](https://arxiv.org/abs/2503.10636).) Plain optimal transport pairs the data of a
+    condition with the nearest noise. The flow given `x` is then trained on `p(z_0 | x)`, but its samples start in
+    `p(z_0)`, which includes regions of noise that training never used. Here each row of noise has one of the
+    conditions of the batch, chosen at random. A pair of noise and data with different conditions has a higher cost:
+    `|z0 - z1|^2` plus what `condition_cost` adds. The noise that is paired with a class of data is then all the noise
+    with the condition of that class.
 
     **Arguments:**
 
-    - `condition_cost`: [`flowprop.ClassCost`][]`()` for classes, the default, or
-      [`flowprop.DistanceCost`][]`()` for conditions that vary continuously.
+    - `condition_cost`: [`flowprop.ClassCost`][]`()` for classes, the default, or [`flowprop.DistanceCost`][]`()` for
+      continuous conditions.
 
     ```python
     import flowprop as fp
+    import jax
+    import jax.numpy as jnp
 
-    flow = fp.fm_flow(lambda t, z, x: -z, shape=(2,), coupling=fp.ConditionalOTCoupling())
+    keys = jax.random.split(jax.random.key(0))
+    z0, z1 = (jax.random.normal(key, (6, 2)) for key in keys)
+    labels = jnp.array([0, 0, 0, 1, 1, 1])
+    coupling = fp.ConditionalOTCoupling()
+    print(coupling.pair(z0, z1, labels, key=jax.random.key(1)).shape)  # (6, 2)
     ```
     """
 
@@ -168,14 +189,16 @@ class ConditionalOTCoupling(AbstractCoupling):
     @checked
     def pair(self, z0: Batch, z1: Float[Array, "..."], x: PyTree, *, key: PRNGKey) -> Batch:
         if not jax.tree.leaves(x):
-            raise ValueError("`x` is empty where the coupling compares conditions: `fp.OTCoupling()` needs none")
+            raise ValueError(
+                "`x` is empty and the coupling compares conditions: use `fp.OTCoupling()`, which needs none"
+            )
         for leaf in jax.tree.leaves(x):
             if jnp.shape(leaf)[:1] != z0.shape[:1]:
                 raise ValueError(
                     f"`x` has a leaf of shape {jnp.shape(leaf)} where the batch has {len(z0)} examples: "
                     "every leaf of a batch's condition carries the batch axis first"
                 )
-        # Shuffled, row i takes the i-th condition by chance, in whatever order the noise came.
+        # After the shuffle, row i of the noise has the i-th condition by chance, for any order of the noise.
         z0 = jax.random.permutation(key, z0)
         return z0[best_rows(self.condition_cost.add(squared_distances(z0, z1), x))]
 

@@ -1,4 +1,4 @@
-"""The distribution of training times."""
+"""The distribution of the training times."""
 
 import abc
 from typing import ClassVar
@@ -13,15 +13,15 @@ from .._types import PRNGKey, Real, check_number, check_positive, checked
 
 
 class AbstractTimeSampling(eqx.Module):
-    """The distribution of training times.
+    """The distribution of the training times.
 
-    The loss is not corrected for it: to draw times from a density is to weight the loss by it. A sampling of your own
-    defines `sample`.
+    The loss is not corrected for it: drawing times from a density is the same as weighting the loss by it. A time
+    sampling of your own defines `sample`.
     """
 
     @property
     def is_uniform(self) -> bool:
-        """Whether times are uniform: a learnable noise schedule needs that."""
+        """Whether times are uniform. A learnable noise schedule needs uniform times."""
         return False
 
     @abc.abstractmethod
@@ -30,20 +30,24 @@ class AbstractTimeSampling(eqx.Module):
 
         **Arguments:**
 
-        - `num_times`: how many.
-        - `key`: for the random numbers.
+        - `num_times`: how many times.
+        - `key`: one typed key.
 
         **Returns:** times, `(num_times,)`.
         """
 
 
 class UniformTimeSampling(AbstractTimeSampling):
-    """Each time uniform on [0, 1), on its own.
+    """Independent times, each uniform on [0, 1).
 
     ```python
     import flowprop as fp
+    import jax
 
-    flow = fp.fm_flow(lambda t, z, x: -z, shape=(2,), time_sampling=fp.UniformTimeSampling())
+    sampling = fp.UniformTimeSampling()
+    print(sampling.sample(4, key=jax.random.key(0)).shape)  # (4,)
+    network = fp.nn.MLP(shape=(2,), width=8, depth=1, key=jax.random.key(1))
+    flow = fp.fm_flow(network, shape=(2,), time_sampling=sampling)
     ```
     """
 
@@ -54,16 +58,19 @@ class UniformTimeSampling(AbstractTimeSampling):
 
 
 class StratifiedTimeSampling(AbstractTimeSampling):
-    """Evenly spaced times under one random shift modulo 1.
+    """Evenly spaced times with one random shift, modulo 1. It is the default of all flows.
 
-    (Kingma et al. 2021, [arXiv:2107.00630](https://arxiv.org/abs/2107.00630), appendix I.1.) Each time is uniform on
-    [0, 1) whatever its place in the batch, and one falls in every stratum of width 1 / n: the same expectation as with
-    independent times, at less variance.
+    ([Kingma et al. 2021](https://arxiv.org/abs/2107.00630), appendix I.1.) Each time is uniform on [0, 1), at every
+    place in the batch, and every interval of width 1 / n holds one time. The loss has the same expectation as with
+    independent times, and a lower variance. Usual name: low-discrepancy sampling.
 
     ```python
     import flowprop as fp
+    import jax
+    import jax.numpy as jnp
 
-    flow = fp.fm_flow(lambda t, z, x: -z, shape=(2,), time_sampling=fp.StratifiedTimeSampling())
+    times = jnp.sort(fp.StratifiedTimeSampling().sample(4, key=jax.random.key(0)))
+    print(jnp.diff(times).round(4))  # [0.25 0.25 0.25]
     ```
     """
 
@@ -76,21 +83,25 @@ class StratifiedTimeSampling(AbstractTimeSampling):
 
 @checked
 class LogitNormalTimeSampling(AbstractTimeSampling):
-    """`logit(t)` normal, stratified over the batch.
+    """Times whose logit is normal, `logit(t) ~ N(mean, std^2)`, stratified over the batch.
 
-    (Esser et al. 2024, [arXiv:2403.03206](https://arxiv.org/abs/2403.03206), section 3.1.)
+    ([Esser et al. 2024](https://arxiv.org/abs/2403.03206), section 3.1.)
 
     **Arguments:**
 
-    - `mean`: above 0 looks more at the data's end, below 0 at the noise's end.
-    - `std`: positive.
+    - `mean`: the mean of the logit. Above 0 there are more times near the data, below 0 more near the noise. By default
+      0.
+    - `std`: the standard deviation of the logit, positive. By default 1.
 
     **Raises:** `ValueError` if `mean` is not finite or `std` is not positive.
 
     ```python
     import flowprop as fp
+    import jax
+    import jax.numpy as jnp
 
-    flow = fp.fm_flow(lambda t, z, x: -z, shape=(2,), time_sampling=fp.LogitNormalTimeSampling())
+    times = fp.LogitNormalTimeSampling().sample(1000, key=jax.random.key(0))
+    print(jnp.mean((times > 0.27) & (times < 0.73)).round(2))  # 0.68
     ```
     """
 
@@ -109,18 +120,21 @@ class LogitNormalTimeSampling(AbstractTimeSampling):
 
 @checked
 class PowerTimeSampling(AbstractTimeSampling):
-    """Density `exponent t^(exponent - 1)`, stratified over the batch.
+    """Times with the density `exponent t^(exponent - 1)`, stratified over the batch.
 
     **Arguments:**
 
-    - `exponent`: 1 is uniform; below 1 looks more at the noise's end, above 1 at the data's end.
+    - `exponent`: 1 is uniform. Below 1 there are more times near the noise, above 1 more near the data. By default 1.
 
     **Raises:** `ValueError` if `exponent` is not positive.
 
     ```python
     import flowprop as fp
+    import jax
+    import jax.numpy as jnp
 
-    flow = fp.fm_flow(lambda t, z, x: -z, shape=(2,), time_sampling=fp.PowerTimeSampling(0.5))
+    times = fp.PowerTimeSampling(0.5).sample(1000, key=jax.random.key(0))
+    print(jnp.mean(times < 0.25).round(2))  # 0.5
     ```
     """
 
@@ -128,31 +142,34 @@ class PowerTimeSampling(AbstractTimeSampling):
 
     def __check_init__(self) -> None:
         check_number(
-            "exponent", self.exponent, above=0, remedy="the density has a finite integral for a positive one only"
+            "exponent", self.exponent, above=0, remedy="the density has a finite integral only for a positive exponent"
         )
 
     def sample(self, num_times: int, *, key: PRNGKey) -> Float[Array, " num_times"]:
-        # The root of a number just below 1 rounds to 1.
+        # The root of a number just below 1 may round to 1.
         return below_one(StratifiedTimeSampling().sample(num_times, key=key) ** (1 / self.exponent))
 
 
 @checked
 class GridTimeSampling(AbstractTimeSampling):
-    """The times at which `k` equal steps of Euler look, `0, 1/k, ..., (k - 1)/k`, equally often.
+    """The start times of `k` equal Euler steps, `0, 1/k, ..., (k - 1)/k`, equally often.
 
-    They are stratified over the batch. On pairs of noise and data ([`flowprop.PairedFlow`][]) it trains a flow for
-    `k` steps and no more; `k = 1` trains for one evaluation.
+    They are stratified over the batch. On pairs of noise and data ([`flowprop.PairedFlow`][]) this trains a flow for
+    exactly `k` Euler steps. `k = 1` trains for one evaluation of the network.
 
     **Arguments:**
 
-    - `num_steps`: `k`.
+    - `num_steps`: `k`, positive.
 
     **Raises:** `ValueError` if `num_steps` is not positive.
 
     ```python
     import flowprop as fp
+    import jax
+    import jax.numpy as jnp
 
-    flow = fp.fm_flow(lambda t, z, x: -z, shape=(2,), time_sampling=fp.GridTimeSampling(4))
+    times = fp.GridTimeSampling(4).sample(8, key=jax.random.key(0))
+    print(jnp.sort(times))  # [0.   0.   0.25 0.25 0.5  0.5  0.75 0.75]
     ```
     """
 
@@ -168,5 +185,5 @@ class GridTimeSampling(AbstractTimeSampling):
 
 
 def below_one(t: Array) -> Array:
-    """Times, 1 replaced by the largest number below it."""
+    """The times, with 1 replaced by the largest number below 1."""
     return jnp.minimum(t, 1 - jnp.finfo(t.dtype).epsneg)

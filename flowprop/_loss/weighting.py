@@ -1,4 +1,4 @@
-"""How much an error counts at each time."""
+"""The weight of an error at each time."""
 
 import abc
 from typing import ClassVar
@@ -17,29 +17,41 @@ Weights = Float[Array, "*times"]
 
 
 class AbstractWeighting(eqx.Module):
-    """The factor of an error, given its time; it is handed path and prediction.
+    """The factor of an error in the loss, as a function of time. Usual name: loss weighting.
 
-    A weighting of your own defines `weight`, and `needs_finite_snr` as `True` if it divides by, or subtracts, the SNR
-    at the end of the span.
+    A weighting of your own defines `weight`. It defines `needs_finite_snr` as `True` if it divides by, or subtracts,
+    the SNR at the end of the span.
     """
 
     @property
     def needs_finite_snr(self) -> bool:
-        """Whether a flow is refused whose SNR is infinite at the end of its span."""
+        """Whether the SNR has to be finite at the end of the flow's span. Otherwise `Flow` raises an error."""
         return False
 
     @abc.abstractmethod
     def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Times) -> Weights:
-        """The weights, at one time or a batch's, of errors in the units of the network's output."""
+        """The weights of errors in the units of the network's output.
+
+        **Arguments:**
+
+        - `path`: the path of the flow.
+        - `prediction`: the prediction of the flow.
+        - `t`: one time in the span, or the times of a batch.
+
+        **Returns:** an array of the shape of `t`.
+        """
 
 
 class UniformWeighting(AbstractWeighting):
-    """1: the error counts as the network makes it.
+    """The weight 1, in the units of the network's output.
 
     ```python
     import flowprop as fp
+    import jax
 
-    flow = fp.ct_flow(lambda t, z, x: z, shape=(2,), weighting=fp.UniformWeighting())
+    network = fp.nn.MLP(shape=(2,), width=8, depth=1, key=jax.random.key(0))
+    flow = fp.ct_flow(network, shape=(2,), weighting=fp.UniformWeighting())
+    print(flow.weight(0.9))  # 1.0
     ```
     """
 
@@ -48,44 +60,52 @@ class UniformWeighting(AbstractWeighting):
 
 
 class ELBOWeighting(AbstractWeighting):
-    """The evidence lower bound's: `SNR'(t)/2` of the target's error, `gamma'/2` of the noise's.
+    """The weight of the evidence lower bound: `SNR'(t)/2` of the target's error, `gamma'(t)/2` of the noise's error.
 
-    (Kingma et al. 2021, [arXiv:2107.00630](https://arxiv.org/abs/2107.00630), eq. 17.) It is invariant under a change
-    of the schedule between its ends. It is computed as `alpha w / sigma^3` with `w = alpha' sigma - alpha sigma'`, in
-    which nothing is infinite while `sigma > 0`. On the straight path that is `t / (1 - t)^3` of the target's error,
-    `1 / (t (1 - t))` of the noise's and `t / (1 - t)` of the velocity's.
+    ([Kingma et al. 2021](https://arxiv.org/abs/2107.00630), eq. 17.) The bound does not change with the schedule
+    between its end points. The weight is computed as `alpha w / sigma^3` with `w = alpha' sigma - alpha sigma'`, which
+    is finite while `sigma > 0`. On the straight path it is `t / (1 - t)^3` of the target's error, `1 / (t (1 - t))` of
+    the noise's error and `t / (1 - t)` of the velocity's error.
 
-    A weight whose path ends without noise rises without bound towards `t = 1`. Training times are below 1, and the
-    weight at 1 is that of the largest number below 1. The loss of a velocity or a preconditioned target on such a
-    path has a finite mean only if the network becomes exact as `t` tends to 1, and a large variance otherwise:
-    [`flowprop.EarlyStopPrediction`][] or [`flowprop.MinSNRWeighting`][] bounds its weights.
+    If the path ends without noise, the weight grows without limit towards `t = 1`. Training times are below 1, and the
+    weight at 1 is that of the largest number below 1. On such a path the loss of a velocity or a preconditioned target
+    has a finite mean only if the network becomes exact as `t` tends to 1, and a large variance otherwise. To bound the
+    weights, use [`flowprop.EarlyStopPrediction`][] or [`flowprop.MinSNRWeighting`][].
 
     ```python
     import flowprop as fp
+    import jax
 
-    flow = fp.fm_flow(lambda t, z, x: -z, shape=(2,), weighting=fp.ELBOWeighting())
-    flow.weight(0.5)  # 1.0
+    network = fp.nn.MLP(shape=(2,), width=8, depth=1, key=jax.random.key(0))
+    flow = fp.fm_flow(network, shape=(2,), weighting=fp.ELBOWeighting())
+    print(flow.weight(0.5).round(4), flow.weight(0.8).round(4))  # 1.0 4.0
     ```
     """
 
     def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Times) -> Weights:
         t = jnp.asarray(t, jnp.result_type(t, float))
         dtype, t = t.dtype, below_one(t)
-        t = t.astype(jnp.promote_types(dtype, jnp.float32))  # in half precision sigma^3 is soon 0
+        t = t.astype(jnp.promote_types(dtype, jnp.float32))  # in half precision sigma^3 underflows to 0
         of_target = path.alpha(t) * path.wronskian(t) / path.sigma(t) ** 3
         return (of_target / prediction.scale(path, t)).astype(dtype)
 
 
 class NormalisedELBOWeighting(AbstractWeighting):
-    """The bound's weight over its mean, so that losses compare across schedules.
+    """The weight of the evidence lower bound over its mean, so that losses with different schedules can be compared.
 
-    For the target's error that is `SNR'(t) (t_1 - t_0) / (SNR(t_1) - SNR(t_0))` over a span `[t_0, t_1]`. The SNR at
-    the end of the span has to be finite: [`flowprop.Flow`][] refuses a velocity on the straight path, for example.
+    For the target's error it is `SNR'(t) (t_1 - t_0) / (SNR(t_1) - SNR(t_0))` over a span `[t_0, t_1]`. The SNR at the
+    end of the span has to be finite: [`flowprop.Flow`][] raises an error for a velocity on the straight path, for
+    example.
 
     ```python
     import flowprop as fp
+    import jax
+    import jax.numpy as jnp
 
-    flow = fp.ct_flow(lambda t, z, x: z, shape=(2,), weighting=fp.NormalisedELBOWeighting())
+    network = fp.nn.MLP(shape=(2,), width=8, depth=1, key=jax.random.key(0))
+    flow = fp.ct_flow(network, shape=(2,), weighting=fp.NormalisedELBOWeighting())
+    times = jnp.linspace(0, 1, 10_001)
+    print(flow.weight(times).mean().round(2))  # 1.0
     ```
     """
 
@@ -98,43 +118,51 @@ class NormalisedELBOWeighting(AbstractWeighting):
 
 
 class BatchNormalisedELBOWeighting(AbstractWeighting):
-    """The bound's weight over its mean in the batch: what is left is how the batch's errors compare.
+    """The weight of the evidence lower bound over its mean in the batch: the weights of a batch have the mean 1.
 
-    It needs no finite SNR, but each example's weight depends on the other times in the batch. One time alone has weight
-    1. [`flowprop.NormalisedELBOWeighting`][] divides by the mean over all times.
+    The SNR need not be finite, but the weight of each example depends on the other times in the batch. A single time
+    has the weight 1. [`flowprop.NormalisedELBOWeighting`][] divides by the mean over all times instead.
 
     ```python
     import flowprop as fp
+    import jax
+    import jax.numpy as jnp
 
-    flow = fp.fm_flow(lambda t, z, x: -z, shape=(2,), weighting=fp.BatchNormalisedELBOWeighting())
+    network = fp.nn.MLP(shape=(2,), width=8, depth=1, key=jax.random.key(0))
+    weighting = fp.BatchNormalisedELBOWeighting()
+    flow = fp.fm_flow(network, shape=(2,), weighting=weighting)
+    print(flow.weight(jnp.array([0.0, 0.5, 0.75])).round(4))  # [0.   0.75 2.25]
     ```
     """
 
     def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Times) -> Weights:
         weights = ELBOWeighting().weight(path, prediction, t)
         mean = jnp.mean(weights)
-        # The weights of a batch may all be 0: that of a velocity at t = 0 is.
+        # All weights of a batch may be 0: the weight of a velocity is 0 at t = 0.
         return jnp.where(mean > 0, weights / jnp.where(mean > 0, mean, 1), 1)
 
 
 @checked
 class StepELBOWeighting(AbstractWeighting):
-    """The bound's in equal steps: `T/2 (SNR(t + h) - SNR(t))` of the target's error at the start `t` of a step.
+    """The weight of the bound in T equal steps: `T/2 (SNR(t + h) - SNR(t))` of the target's error in a step from `t`.
 
-    (Kingma et al. 2021, [arXiv:2107.00630](https://arxiv.org/abs/2107.00630), eq. 13; NoProp, eq. 8.) The steps divide
-    the span, `h = (t_1 - t_0) / T`, and the last one ends with it. The mean of the weights over the steps is the sum of
-    the bound's terms. The SNR at the end of the span has to be finite.
+    ([Kingma et al. 2021](https://arxiv.org/abs/2107.00630), eq. 13; [NoProp](https://arxiv.org/abs/2503.24322), eq. 8.)
+    The steps divide the span, `h = (t_1 - t_0) / T`, and the last step ends with the span. The mean of the weights over
+    the steps is the sum of the terms of the bound. The SNR at the end of the span has to be finite.
 
     **Arguments:**
 
-    - `num_steps`: `T`.
+    - `num_steps`: `T`, positive.
 
     **Raises:** `ValueError` if `num_steps` is not positive.
 
     ```python
     import flowprop as fp
+    import jax
 
-    flow = fp.ct_flow(lambda t, z, x: z, shape=(2,), weighting=fp.StepELBOWeighting(10))
+    network = fp.nn.MLP(shape=(2,), width=8, depth=1, key=jax.random.key(0))
+    flow = fp.ct_flow(network, shape=(2,), weighting=fp.StepELBOWeighting(10))
+    print(round(float(flow.weight(0.5)), 2))  # 13.35
     ```
     """
 
@@ -153,27 +181,30 @@ class StepELBOWeighting(AbstractWeighting):
 
 @checked
 class MinSNRWeighting(AbstractWeighting):
-    """`min(SNR, limit)` of the target's error.
+    """The weight `min(SNR, limit)` of the target's error, `min(1, limit / SNR)` of the noise's error.
 
-    (Hang et al. 2023, [arXiv:2303.09556](https://arxiv.org/abs/2303.09556).)
+    ([Hang et al. 2023](https://arxiv.org/abs/2303.09556).)
 
     **Arguments:**
 
-    - `limit`: where the SNR is cut, positive.
+    - `limit`: the largest weight of the target's error, positive. By default 5.
 
     **Raises:** `ValueError` if `limit` is not positive.
 
     ```python
     import flowprop as fp
+    import jax
 
-    flow = fp.ct_flow(lambda t, z, x: z, shape=(2,), weighting=fp.MinSNRWeighting(5.0))
+    network = fp.nn.MLP(shape=(2,), width=8, depth=1, key=jax.random.key(0))
+    flow = fp.ct_flow(network, shape=(2,), weighting=fp.MinSNRWeighting(5.0))
+    print(flow.weight(0.5).round(2), flow.weight(1.0).round(2))  # 1.0 5.0
     ```
     """
 
     limit: Real = 5.0
 
     def __check_init__(self) -> None:
-        check_number("limit", self.limit, above=0, remedy="the weights are positive only under a positive limit")
+        check_number("limit", self.limit, above=0, remedy="the weights are positive only for a positive limit")
 
     def weight(self, path: AbstractPath, prediction: AbstractPrediction, t: Times) -> Weights:
         return jnp.minimum(snr(path, t), self.limit) / prediction.scale(path, t)

@@ -1,1 +1,1 @@
-"""What a point of a path is, and what a network's output says of it."""
+"""Paths: the point of a path at a time, and what a network's output means there."""

@@ -1,4 +1,4 @@
-"""Paths given by two functions of time."""
+"""Paths made from two functions of time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,38 +17,40 @@ Coefficient = Callable[[Any], Any]
 
 
 class AffinePath(AbstractPath):
-    """A path from two functions of time, `z_t = alpha(t) z_1 + sigma(t) z_0`; everything else is derived from them.
+    """A path made from two functions of time, `z_t = alpha(t) z_1 + sigma(t) z_0`; everything else is derived.
 
-    With `w = alpha' sigma - alpha sigma'`, the derivatives taken by `jax.jvp`, the views of an estimate are
+    Let `w = alpha' sigma - alpha sigma'`, with derivatives by `jax.jvp`. The conversions between target `u`, noise
+    `eps` and velocity `v` are
 
-    - from a target `u`: `eps = (z - alpha u) / sigma`, `v = alpha' u + sigma' eps`;
-    - from noise `eps`: `u = (z - sigma eps) / alpha`, `v` as above;
-    - from a velocity `v`: `u = (sigma v - sigma' z) / w`, `eps = (alpha' z - alpha v) / w`.
+    - from a target: `eps = (z - alpha u) / sigma`, `v = alpha' u + sigma' eps`;
+    - from noise: `u = (z - sigma eps) / alpha`, `v` as above;
+    - from a velocity: `u = (sigma v - sigma' z) / w`, `eps = (alpha' z - alpha v) / w`.
 
-    What each divides by decides its span: `sigma`, `alpha` and `w`. A span holds an end of [0, 1] if its divisor is
-    above 1e-6 there and all coefficients are finite. Otherwise it stops where the divisor is 0.01, at most 1e-5 from
-    the end. The reverse SDE has `g^2 = 2 w sigma`: that of a variance-exploding path if `alpha = 1`, and `2 sigma` on
-    the straight path (Ma et al. 2024, [arXiv:2401.08740](https://arxiv.org/abs/2401.08740)).
+    The divisor of each conversion, `sigma`, `alpha` or `w`, decides its span. A span includes an end of [0, 1] if the
+    divisor is above 1e-6 there and all coefficients are finite. Otherwise it stops where the divisor is 0.01, at most
+    1e-5 from the end. The reverse SDE has `g^2 = 2 w sigma`: the SDE of a variance-exploding path if `alpha = 1`, and
+    `g^2 = 2 sigma` on the straight path ([Ma et al. 2024](https://arxiv.org/abs/2401.08740)).
 
-    The flow starts from `N(0, (alpha^2 + sigma^2) I)` at the start of its span. That is exact if `alpha(0) = 0` and
-    `sigma(0) = 1`, and otherwise a good approximation if `sigma` is much larger there than `alpha` times the data.
+    The flow starts from `N(0, (alpha^2 + sigma^2) I)` at the start of its span. This is exact if `alpha(0) = 0` and
+    `sigma(0) = 1`. Otherwise it is a good approximation if `sigma` is much larger there than `alpha` times the data.
 
     **Arguments:**
 
     - `alpha`: the factor of the data, a function from a scalar time to a scalar. It may be an `equinox.Module`.
-    - `sigma`: the factor of the noise, likewise. `alpha / sigma` has to rise with time, from noise at 0 to data at 1.
-    - `span`: the times to use, for every prediction. By default they follow from the functions. Give it if the
+    - `sigma`: the factor of the noise, a function of the same kind. `alpha / sigma` has to rise with time, from noise
+      at 0 to data at 1.
+    - `span`: the times to use, for every prediction. By default they follow from the functions. `span` is needed if the
       functions depend on an array that is traced by `jax.jit` or `jax.vmap` when the path is made.
 
-    **Raises:** `ValueError` if `alpha / sigma` does not rise, a function does not return a scalar, or `span` is missing
-    and the functions are traced.
+    **Raises:** `ValueError` if `alpha / sigma` does not rise, if a function does not return a scalar, or if `span` is
+    missing and the functions are traced.
 
     ```python
-    import jax.numpy as jnp
     import flowprop as fp
 
     path = fp.AffinePath(lambda t: t**2, lambda t: 1 - t)
-    path.target_span  # (0.0, 0.99)
+    print(path.target_span)  # (0.0, 0.99)
+    print(path.wronskian(0.5))  # 0.75
     ```
     """
 
@@ -77,7 +79,7 @@ class AffinePath(AbstractPath):
             )
         if not (inside >= -1e-6).all():
             raise ValueError(
-                "`alpha` and `sigma` are not those of a path: both have to be finite and positive inside of (0, 1), "
+                "`alpha` and `sigma` do not make a path: both have to be finite and positive inside of (0, 1), "
                 "and alpha / sigma has to rise with t, from noise at t = 0 to data at t = 1"
             )
         spans = spans_of(sizes)
@@ -101,36 +103,93 @@ class AffinePath(AbstractPath):
 
     @checked
     def alpha(self, t: Float[ArrayLike, "*times"]) -> Float[Array, "*times"]:
-        """The factor of the data."""
+        """The factor of the data.
+
+        **Arguments:**
+
+        - `t`: one time in [0, 1], or an array of times.
+
+        **Returns:** an array of the shape of `t`.
+        """
         return _along(self.signal, t)
 
     @checked
     def sigma(self, t: Float[ArrayLike, "*times"]) -> Float[Array, "*times"]:
-        """The factor of the noise."""
+        """The factor of the noise.
+
+        **Arguments:**
+
+        - `t`: one time in [0, 1], or an array of times.
+
+        **Returns:** an array of the shape of `t`.
+        """
         return _along(self.noise, t)
 
     @checked
     def gamma(self, t: Float[ArrayLike, "*times"]) -> Float[Array, "*times"]:
-        """`2 log(alpha / sigma)`, infinite at an end where one of them is 0."""
+        """The log-SNR `2 log(alpha / sigma)`, infinite at an end where one of the two is 0.
+
+        **Arguments:**
+
+        - `t`: one time in [0, 1], or an array of times.
+
+        **Returns:** an array of the shape of `t`.
+        """
         alpha, sigma = self.alpha(t), self.sigma(t)
-        # Rounding may leave a coefficient that is to vanish below 0.
+        # Rounding may make a coefficient negative that is 0 in exact arithmetic.
         return 2 * (jnp.log(jnp.maximum(alpha, 0)) - jnp.log(jnp.maximum(sigma, 0)))
 
     def diffusion(self, t: Time) -> tuple[Scalar, Scalar]:
-        """`g^2 = 2 w sigma`, so that the drift is `v - w eps`."""
+        """The diffusion of the reverse SDE: `g^2 = 2 w sigma`, so that the drift is `v - w eps`.
+
+        **Arguments:**
+
+        - `t`: a time.
+
+        **Returns:** two scalars, `g` and `g^2 / (2 sigma)`.
+        """
         wronskian = jnp.maximum(self.wronskian(t), 0)
         return jnp.sqrt(2 * wronskian * jnp.maximum(self.sigma(t), 0)), wronskian
 
     def from_target(self, t: Time, z: Point, target: Point) -> Estimate:
-        """`eps = (z - alpha u) / sigma`."""
+        """Target, noise and velocity from an estimated target: `eps = (z - alpha u) / sigma`.
+
+        **Arguments:**
+
+        - `t`: a time in `target_span`.
+        - `z`: one point on the path, `(*shape)`.
+        - `target`: the estimate of `E[z_1 | z_t = z]`, `(*shape)`.
+
+        **Returns:** a [`flowprop.Estimate`][].
+        """
         return self._estimate(t, target, (z - self.alpha(t) * target) / self.sigma(t))
 
     def from_noise(self, t: Time, z: Point, noise: Point) -> Estimate:
-        """`u = (z - sigma eps) / alpha`."""
+        """Target, noise and velocity from estimated noise: `u = (z - sigma eps) / alpha`.
+
+        **Arguments:**
+
+        - `t`: a time in `noise_span`.
+        - `z`: one point on the path, `(*shape)`.
+        - `noise`: the estimate of `E[z_0 | z_t = z]`, `(*shape)`.
+
+        **Returns:** a [`flowprop.Estimate`][].
+        """
         return self._estimate(t, (z - self.sigma(t) * noise) / self.alpha(t), noise)
 
     def from_velocity(self, t: Time, z: Point, velocity: Point) -> Estimate:
-        """`u = (sigma v - sigma' z) / w`, `eps = (alpha' z - alpha v) / w`."""
+        """Target, noise and velocity from an estimated velocity.
+
+        `u = (sigma v - sigma' z) / w` and `eps = (alpha' z - alpha v) / w`.
+
+        **Arguments:**
+
+        - `t`: a time in `velocity_span`.
+        - `z`: one point on the path, `(*shape)`.
+        - `velocity`: the estimate of `E[alpha' z_1 + sigma' z_0 | z_t = z]`, `(*shape)`.
+
+        **Returns:** a [`flowprop.Estimate`][].
+        """
         alpha, sigma, wronskian = self.alpha(t), self.sigma(t), self.wronskian(t)
         target = (sigma * velocity - derivative(self.sigma, t) * z) / wronskian
         return Estimate(target, (derivative(self.alpha, t) * z - alpha * velocity) / wronskian, velocity)
@@ -140,7 +199,7 @@ class AffinePath(AbstractPath):
 
 
 def _along(function: Coefficient, t: Float[ArrayLike, "*times"]) -> Array:
-    """A function of a scalar time at any number of times, in their dtype."""
+    """The values of a function of a scalar time at any number of times, in their dtype."""
     t = jnp.asarray(t, jnp.result_type(t, float))
 
     def one(t: Array) -> Array:
@@ -154,17 +213,20 @@ def _along(function: Coefficient, t: Float[ArrayLike, "*times"]) -> Array:
 
 @checked
 def trigonometric_path() -> AffinePath:
-    """`alpha = sin(pi t / 2)`, `sigma = cos(pi t / 2)`: variance preserving, and pure at both ends.
+    """The path `alpha = sin(pi t / 2)`, `sigma = cos(pi t / 2)`.
 
-    (Albergo & Vanden-Eijnden 2023, [arXiv:2209.15571](https://arxiv.org/abs/2209.15571); the GVP path of SiT, Ma et al.
-    2024, [arXiv:2401.08740](https://arxiv.org/abs/2401.08740).)
+    It preserves the variance, starts with pure noise and ends with pure data ([Albergo & Vanden-Eijnden
+    2023](https://arxiv.org/abs/2209.15571)). It is the GVP path of SiT ([Ma et al.
+    2024](https://arxiv.org/abs/2401.08740)).
 
-    **Returns:** the path.
+    **Returns:** a [`flowprop.AffinePath`][].
 
     ```python
     import flowprop as fp
 
-    flow = fp.Flow(lambda t, z, x: -z, fp.trigonometric_path(), fp.VelocityPrediction(), shape=(2,))
+    path = fp.trigonometric_path()
+    print(round(float(path.alpha(0.5)), 4), round(float(path.sigma(0.5)), 4))  # 0.7071 0.7071
+    print(path.velocity_span)  # (0.0, 1.0)
     ```
     """
     return AffinePath(_Sine(), _Cosine())
@@ -172,16 +234,16 @@ def trigonometric_path() -> AffinePath:
 
 @checked
 def polynomial_path(exponent: Real) -> AffinePath:
-    """`alpha = t^n`, `sigma = 1 - t^n`; `n = 1` is the straight path of flow matching.
+    """The path `alpha = t^n`, `sigma = 1 - t^n`. With `n = 1` it is the straight path of flow matching.
 
-    (The polynomial scheduler of Lipman et al. 2024, [arXiv:2412.06264](https://arxiv.org/abs/2412.06264).) Its points
-    are those of the straight path at the time `t^n`: a larger `n` spends more time near the noise.
+    This is the polynomial scheduler of [Lipman et al. 2024](https://arxiv.org/abs/2412.06264). Its point at time t is
+    the point of the straight path at the time `t^n`: a larger `n` spends more time near the noise.
 
     **Arguments:**
 
     - `exponent`: `n`, positive.
 
-    **Returns:** the path.
+    **Returns:** a [`flowprop.AffinePath`][].
 
     **Raises:** `ValueError` if `exponent` is not positive.
 
@@ -189,39 +251,43 @@ def polynomial_path(exponent: Real) -> AffinePath:
     import flowprop as fp
 
     path = fp.polynomial_path(2)
+    print(path.alpha(0.5), path.sigma(0.5))  # 0.25 0.75
     ```
     """
-    check_number("exponent", exponent, above=0, remedy="alpha = t^n rises for a positive exponent only")
+    check_number("exponent", exponent, above=0, remedy="alpha = t^n rises only for a positive exponent")
     return AffinePath(_Power(exponent), _OneMinusPower(exponent))
 
 
 @checked
 def variance_exploding_path(sigma_min: Real = 0.002, sigma_max: Real = 80.0, *, rho: Real = 7.0) -> AffinePath:
-    """`alpha = 1`, and `sigma` falls from `sigma_max` to `sigma_min`, spaced as in EDM.
+    """The path `alpha = 1`, with a `sigma` that falls from `sigma_max` to `sigma_min`, spaced as in EDM.
 
-    `sigma(t) = (sigma_max^(1/rho) + t (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho` (Karras et al. 2022,
-    [arXiv:2206.00364](https://arxiv.org/abs/2206.00364), eq. 5). The data are never scaled, so that `z_0 = data +
-    sigma_max noise`. A flow starts from `N(0, (1 + sigma_max^2) I)`, which has the right variance for unit data, and
-    differs from the true start by about the data's mean over `sigma_max`.
+    `sigma(t) = (sigma_max^(1/rho) + t (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho` ([Karras et al.
+    2022](https://arxiv.org/abs/2206.00364), eq. 5). The data are never scaled: the path starts at
+    `data + sigma_max noise`. A flow starts from `N(0, (1 + sigma_max^2) I)`, which has the right variance for unit
+    data. It differs from the true start by about the mean of the data over `sigma_max`.
 
-    A network sees points of a standard deviation up to `sigma_max`: let it divide them by `sqrt(1 + sigma^2)`. Or
-    train a flow on another path and sample it on this one, with `fp.change_path(flow, fp.variance_exploding_path())`.
+    A network is given points with a standard deviation of up to `sigma_max`. It should divide them by
+    `sqrt(1 + sigma^2)`. You can also train a flow on another path and sample it on this one, by
+    `fp.change_path(flow, fp.variance_exploding_path())`.
 
     **Arguments:**
 
-    - `sigma_min`: the noise left on the data, in the units of the data; positive.
-    - `sigma_max`: the noise at the start, much larger than the data; above `sigma_min`.
-    - `rho`: 1 spaces the noise evenly; a larger one spends more time near `sigma_min`. Positive.
+    - `sigma_min`: the noise left on the data, in the units of the data; positive. By default 0.002.
+    - `sigma_max`: the noise at the start, much larger than the data; above `sigma_min`. By default 80.
+    - `rho`: with 1 the noise falls evenly; a larger `rho` spends more time near `sigma_min`. Positive. By default 7.
 
-    **Returns:** the path.
+    **Returns:** a [`flowprop.AffinePath`][].
 
     **Raises:** `ValueError` if an argument is out of its range.
 
     ```python
     import flowprop as fp
 
+    path = fp.variance_exploding_path(sigma_max=10.0)
+    print(round(float(path.sigma(0.0)), 3), round(float(path.sigma(0.5)), 3))  # 10.0 0.48
     prediction = fp.PreconditionedPrediction(data_std=0.5)
-    flow = fp.Flow(lambda t, z, x: -z, fp.variance_exploding_path(), prediction, shape=(2,))
+    flow = fp.Flow(lambda t, z, x: -z, path, prediction, shape=(2,))
     ```
     """
     check_number(
@@ -232,7 +298,7 @@ def variance_exploding_path(sigma_min: Real = 0.002, sigma_max: Real = 80.0, *, 
     return AffinePath(_One(), _Spaced(sigma_min, sigma_max, rho))
 
 
-# Modules, not lambdas, so that two paths made alike are equal.
+# Modules, not lambdas, so that two paths with the same arguments are equal.
 
 
 class _One(eqx.Module):

@@ -1,9 +1,9 @@
 """Gaussian paths from noise to data, `z_t = alpha(t) z_1 + sigma(t) z_0`.
 
-A path knows its coefficients and how the three things that a network may estimate follow from
-one another: the target `E[z_1 | z_t]`, the noise `E[z_0 | z_t]`, and the velocity of the
-probability-flow ODE. By definition `z = alpha u + sigma eps` and `v = alpha' u + sigma' eps`; each
-path supplies the forms of these in which nothing cancels or is divided by a vanishing number.
+A path has its coefficients, and converts between the three quantities that a network may estimate: the target
+`E[z_1 | z_t]`, the noise `E[z_0 | z_t]`, and the velocity of the probability-flow ODE. By definition
+`z = alpha u + sigma eps` and `v = alpha' u + sigma' eps`. Each path uses forms of these equations in which no digits
+cancel and nothing is divided by a number that vanishes.
 """
 
 import abc
@@ -21,7 +21,24 @@ from .span import Span, derivative as derivative, known, sizes_of, spans_of
 
 
 class Estimate(NamedTuple):
-    """What is known of a point on the path: three views of one estimate."""
+    """The same estimate at one point of the path, in three forms. Each form determines the two others.
+
+    **Arguments:**
+
+    - `target`: `u`, the estimate of `E[z_1 | z_t]`, of the shape of one example. Usual names: x0-prediction
+      (x1-prediction where data are at t = 1), denoiser output.
+    - `noise`: `eps`, the estimate of `E[z_0 | z_t]`, of the same shape. Usual name: epsilon.
+    - `velocity`: `v = alpha' u + sigma' eps`, of the same shape: the right-hand side of the probability-flow ODE.
+
+    ```python
+    import flowprop as fp
+    import jax.numpy as jnp
+
+    estimate = fp.CondOTPath().from_velocity(0.5, jnp.zeros(2), jnp.ones(2))
+    print(estimate.target)  # [0.5 0.5]
+    print(estimate.noise)  # [-0.5 -0.5]
+    ```
+    """
 
     target: Point
     noise: Point
@@ -34,14 +51,14 @@ def _share(gamma: Array) -> Array:
 
 
 class AbstractPath(eqx.Module):
-    """The coefficients of a Gaussian path `z_t = alpha z_1 + sigma z_0`; SNR = `alpha^2 / sigma^2` rises on [0, 1].
+    """The coefficients of a Gaussian path (interpolant, forward process) `z_t = alpha z_1 + sigma z_0`.
 
-    An estimate of one kind determines the two others over a *span* of times: `target_span`, `noise_span` and
-    `velocity_span`. Together they cover `span`.
+    The signal-to-noise ratio `alpha^2 / sigma^2` rises on [0, 1]. An estimate of one kind determines the two others
+    over a *span* (an interval) of times: `target_span`, `noise_span` and `velocity_span`. Together they cover `span`.
 
-    A path of your own defines the three spans and all abstract methods. What is asked of a path besides
-    (`starts_at_source`, `snr_is_finite`, `is_straight`, `time_at`, `wronskian`, `posterior`) follows from `alpha`,
-    `sigma` and `gamma`. [`flowprop.AffinePath`][] makes a path of two functions, with everything else derived.
+    A path of your own defines the three spans and all abstract methods. The other properties and methods
+    (`starts_at_source`, `snr_is_finite`, `is_straight`, `time_at`, `wronskian`, `posterior`) follow from `alpha`,
+    `sigma` and `gamma`. [`flowprop.AffinePath`][] makes a path from two functions and derives everything else.
     """
 
     @property
@@ -61,46 +78,102 @@ class AbstractPath(eqx.Module):
 
     @abc.abstractmethod
     def alpha(self, t: Float[ArrayLike, "*times"]) -> Float[Array, "*times"]:
-        """The factor of the data."""
+        """The factor of the data.
+
+        **Arguments:**
+
+        - `t`: one time in [0, 1], or an array of times.
+
+        **Returns:** an array of the shape of `t`.
+        """
 
     @abc.abstractmethod
     def sigma(self, t: Float[ArrayLike, "*times"]) -> Float[Array, "*times"]:
-        """The factor of the noise."""
+        """The factor of the noise.
+
+        **Arguments:**
+
+        - `t`: one time in [0, 1], or an array of times.
+
+        **Returns:** an array of the shape of `t`.
+        """
 
     @abc.abstractmethod
     def gamma(self, t: Float[ArrayLike, "*times"]) -> Float[Array, "*times"]:
-        """The log-SNR `2 log(alpha / sigma)`."""
+        """The log-SNR `2 log(alpha / sigma)`.
+
+        **Arguments:**
+
+        - `t`: one time in [0, 1], or an array of times.
+
+        **Returns:** an array of the shape of `t`.
+        """
 
     @abc.abstractmethod
     def diffusion(self, t: Time) -> tuple[Scalar, Scalar]:
         """`(g, g^2 / (2 sigma))` of the reverse SDE `dz = (v - g^2/(2 sigma) eps) dt + g dW`.
 
-        The SDE has the same marginals as the ODE. The second number is computed without a division.
+        The SDE has the same marginals as the ODE ([Song et al. 2021](https://arxiv.org/abs/2011.13456), eq. 6 and
+        appendix D). The second number is computed without a division.
+
+        **Arguments:**
+
+        - `t`: a time.
+
+        **Returns:** two scalars, `g` and `g^2 / (2 sigma)`.
         """
 
     @abc.abstractmethod
     def from_target(self, t: Time, z: Point, target: Point) -> Estimate:
-        """Target, noise and velocity from an estimated target; finite over `target_span`."""
+        """Target, noise and velocity from an estimated target; finite over `target_span`.
+
+        **Arguments:**
+
+        - `t`: a time in `target_span`.
+        - `z`: one point on the path, `(*shape)`.
+        - `target`: the estimate of `E[z_1 | z_t = z]`, `(*shape)`.
+
+        **Returns:** a [`flowprop.Estimate`][].
+        """
 
     @abc.abstractmethod
     def from_noise(self, t: Time, z: Point, noise: Point) -> Estimate:
-        """Target, noise and velocity from estimated noise; finite over `noise_span`."""
+        """Target, noise and velocity from estimated noise; finite over `noise_span`.
+
+        **Arguments:**
+
+        - `t`: a time in `noise_span`.
+        - `z`: one point on the path, `(*shape)`.
+        - `noise`: the estimate of `E[z_0 | z_t = z]`, `(*shape)`.
+
+        **Returns:** a [`flowprop.Estimate`][].
+        """
 
     @abc.abstractmethod
     def from_velocity(self, t: Time, z: Point, velocity: Point) -> Estimate:
-        """Target, noise and velocity from an estimated velocity; finite over `velocity_span`."""
+        """Target, noise and velocity from an estimated velocity; finite over `velocity_span`.
+
+        **Arguments:**
+
+        - `t`: a time in `velocity_span`.
+        - `z`: one point on the path, `(*shape)`.
+        - `velocity`: the estimate of `E[alpha' z_1 + sigma' z_0 | z_t = z]`, `(*shape)`.
+
+        **Returns:** a [`flowprop.Estimate`][].
+        """
 
     @property
     def span(self) -> Span:
-        """The times at which `alpha`, `sigma` and their derivatives are finite: all that the three spans cover."""
+        """The times at which `alpha`, `sigma` and their derivatives are finite: the union of the three spans."""
         spans = self.target_span, self.noise_span, self.velocity_span
         return min(start for start, _ in spans), max(end for _, end in spans)
 
     @property
     def starts_at_source(self) -> bool:
-        """Whether `z_0` alone is the path's start: `alpha(0) = 0` and `sigma(0) = 1`.
+        """Whether the path starts with `z_0` alone: `alpha(0) = 0` and `sigma(0) = 1`.
 
-        Only then the source may be another than a gaussian. It is `False` if it depends on a traced array.
+        Only such a path can have a source (base distribution) other than a Gaussian. The value is `False` if it depends
+        on a traced array.
         """
         if self.span[0] > 0:
             return False
@@ -109,9 +182,9 @@ class AbstractPath(eqx.Module):
 
     @property
     def snr_is_finite(self) -> bool:
-        """Whether some noise is left at the end of `span`, so that the SNR is finite over all of it.
+        """Whether some noise is left at the end of `span`, so that the SNR is finite at all times of it.
 
-        It is `True` if it depends on a traced array.
+        The value is `True` if it depends on a traced array.
         """
         end = known(lambda: self.sigma(self.span[1]))
         return end is None or bool(end > 1e-6)
@@ -120,7 +193,7 @@ class AbstractPath(eqx.Module):
     def is_straight(self) -> bool:
         """Whether the path is the straight one, `alpha = t` and `sigma = 1 - t`.
 
-        It is `False` if it depends on a traced array.
+        The value is `False` if it depends on a traced array.
         """
         times = np.linspace(*self.span, 9)
         values = known(
@@ -132,14 +205,14 @@ class AbstractPath(eqx.Module):
     def time_at(self, gamma: Float[ArrayLike, ""], span: tuple[Real, Real] = (0.0, 1.0)) -> Scalar:
         """The time within `span` at which the path has the log-SNR `gamma`: the inverse of the method `gamma`.
 
-        By bisection, and by `sigmoid(gamma / 2)` on the straight path.
+        It is found by bisection. On the straight path it is `sigmoid(gamma / 2)`.
 
         **Arguments:**
 
         - `gamma`: a log-SNR, which may be infinite.
-        - `span`: the times to look at, within the path's own `span`.
+        - `span`: the times to search, within the path's own `span`. By default [0, 1].
 
-        **Returns:** a scalar; the nearer end of the span if the path does not have this log-SNR within it.
+        **Returns:** a scalar. If the path does not have this log-SNR within the span, it is the nearer end of the span.
         """
         gamma = jnp.asarray(gamma, jnp.result_type(gamma, float))
         start, end = (jnp.asarray(t, gamma.dtype) for t in span)
@@ -148,34 +221,52 @@ class AbstractPath(eqx.Module):
         return _bisect(self, gamma, start, end)
 
     def wronskian(self, t: Times) -> Float[Array, "*times"]:
-        """`alpha' sigma - alpha sigma' = alpha sigma gamma' / 2`: how fast the SNR rises.
+        """`w = alpha' sigma - alpha sigma' = alpha sigma gamma' / 2`: the speed at which the SNR rises.
 
-        No coefficient is divided by. It is 1 on the straight path.
+        It is computed without a division. On the straight path it is 1.
+
+        **Arguments:**
+
+        - `t`: one time in `span`, or an array of times.
+
+        **Returns:** an array of the shape of `t`.
         """
         alpha, sigma = self.alpha(t), self.sigma(t)
         return derivative(self.alpha, t) * sigma - alpha * derivative(self.sigma, t)
 
     def interpolate(self, t: Time, z0: Point, z1: Point) -> Point:
-        """`z_t = alpha z_1 + sigma z_0`."""
+        """The point of the path between noise and data, `z_t = alpha z_1 + sigma z_0`.
+
+        **Arguments:**
+
+        - `t`: a time.
+        - `z0`: noise, one example, `(*shape)`.
+        - `z1`: data, one example, `(*shape)`.
+
+        **Returns:** `z_t`, `(*shape)`.
+        """
         return self.alpha(t) * z1 + self.sigma(t) * z0
 
     def posterior(self, s: Time, t: Time, stochasticity: Number = 1.0) -> tuple[Scalar, Scalar, Scalar]:
         """`(a, b, sqrt(c))` of a draw `z_t = a z_1 + b z_s + sqrt(c) eps` at a later time t > s.
 
-        It carries the path's marginal given the data from s to t: `b^2 sigma_s^2 + c = sigma_t^2`,
-        `a + b alpha_s = alpha_t`. Of the variance of the posterior q(z_t | z_s, z_1), which is
-        `sigma_t^2 (1 - SNR_s/SNR_t)`, the noise has the share `stochasticity^2`: at 1 it is a draw from that
-        posterior (Ho et al. 2020, eq. 6-7; NoProp, eq. 6), at 0 none (Song, Meng & Ermon 2021, eq. 12).
+        The draw takes the marginal of the path, given the data, from s to t: `b^2 sigma_s^2 + c = sigma_t^2` and
+        `a + b alpha_s = alpha_t`. The posterior q(z_t | z_s, z_1) has the variance `sigma_t^2 (1 - SNR_s/SNR_t)`, and
+        `c` is this variance times `stochasticity^2`. With stochasticity 1 the step is a draw from the posterior, the
+        step of DDPM ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), eq. 6-7;
+        [NoProp](https://arxiv.org/abs/2503.24322), eq. 6). With 0 it adds no noise, the step of DDIM ([Song, Meng &
+        Ermon 2021](https://arxiv.org/abs/2010.02502), eq. 12).
 
         **Arguments:**
 
-        - `s`, `t`: times, `s < t`.
-        - `stochasticity`: in [0, 1].
+        - `s`: the earlier time.
+        - `t`: the later time, `t > s`.
+        - `stochasticity`: in [0, 1]. By default 1. (It is eta of DDIM.)
 
-        **Returns:** three scalars, finite over all of the path's `span`.
+        **Returns:** three scalars, finite at all times of the path's `span`.
         """
-        # By the log-SNR, since the variances would cancel in small steps. It may fall by rounding where a
-        # schedule is flat.
+        # Computed from the log-SNR, because the difference of the variances loses its digits in small steps. Where a
+        # schedule is flat, the log-SNR may fall by rounding.
         rise = jnp.maximum(self.gamma(t) - self.gamma(s), 0)
         kept = 1 - stochasticity**2 + stochasticity**2 * jnp.exp(-rise)
         b = self.sigma(t) / self.sigma(s) * jnp.sqrt(kept)
@@ -185,20 +276,40 @@ class AbstractPath(eqx.Module):
 
 @eqx.filter_jit
 def _bisect(path: AbstractPath, gamma: Scalar, start: Scalar, end: Scalar) -> Scalar:
-    """When, between `start` and `end`, a path has this log-SNR; the nearer of them if it never has."""
+    """The time between `start` and `end` at which a path has this log-SNR, or the nearer end if there is none."""
 
     def halve(_: Array, times: tuple[Scalar, Scalar]) -> tuple[Scalar, Scalar]:
         middle = sum(times) / 2
         above = path.gamma(middle) > gamma
         return jnp.where(above, times[0], middle), jnp.where(above, middle, times[1])
 
-    # As many halvings as a time has digits.
+    # As many halvings as a time has binary digits.
     low, high = jax.lax.fori_loop(0, jnp.finfo(gamma.dtype).nmant + 2, halve, (start, end))
     return jnp.where(high < end, low, end)
 
 
 class CondOTPath(AbstractPath):
-    """The straight path of flow matching: `alpha = t`, `sigma = 1 - t` (Lipman et al. 2023)."""
+    """The straight path of flow matching, `z_t = t z_1 + (1 - t) z_0`.
+
+    `alpha = t` and `sigma = 1 - t` ([Lipman et al. 2023](https://arxiv.org/abs/2210.02747), eq. 20-22 with
+    `sigma_min = 0`). Other names: linear interpolant, rectified-flow path, conditional optimal-transport path. With the
+    target `u`, the noise `eps` and the velocity `v`,
+
+    - `v = (u - z) / (1 - t) = (z - eps) / t`,
+    - `u = z + (1 - t) v`,
+    - `eps = z - t v`.
+
+    So a velocity can be used at all times, a target until t = 0.99 and noise from t = 0.01 on.
+
+    ```python
+    import flowprop as fp
+    import jax.numpy as jnp
+
+    path = fp.CondOTPath()
+    print(path.interpolate(0.25, jnp.zeros(2), jnp.ones(2)))  # [0.25 0.25]
+    print(path.velocity_span, path.target_span)  # (0.0, 1.0) (0.0, 0.99)
+    ```
+    """
 
     target_span: ClassVar[Span] = (0.0, 0.99)
     noise_span: ClassVar[Span] = (0.01, 1.0)
@@ -206,57 +317,123 @@ class CondOTPath(AbstractPath):
 
     @checked
     def alpha(self, t: Float[ArrayLike, "*times"]) -> Float[Array, "*times"]:
-        """`t`."""
+        """`t`, the factor of the data.
+
+        **Arguments:**
+
+        - `t`: one time in [0, 1], or an array of times.
+
+        **Returns:** an array of the shape of `t`.
+        """
         return jnp.asarray(t)
 
     @checked
     def sigma(self, t: Float[ArrayLike, "*times"]) -> Float[Array, "*times"]:
-        """`1 - t`."""
+        """`1 - t`, the factor of the noise.
+
+        **Arguments:**
+
+        - `t`: one time in [0, 1], or an array of times.
+
+        **Returns:** an array of the shape of `t`.
+        """
         return 1 - jnp.asarray(t)
 
     @checked
     def gamma(self, t: Float[ArrayLike, "*times"]) -> Float[Array, "*times"]:
-        """`2 log(t / (1 - t))`, infinite at both ends."""
+        """The log-SNR `2 log(t / (1 - t))`, infinite at both ends.
+
+        **Arguments:**
+
+        - `t`: one time in [0, 1], or an array of times.
+
+        **Returns:** an array of the shape of `t`.
+        """
         t = jnp.asarray(t)
         return 2 * (jnp.log(t) - jnp.log1p(-t))
 
     def diffusion(self, t: Time) -> tuple[Scalar, Scalar]:
-        """`g^2 = 2 sigma`, so that the drift is `v - eps`."""
+        """The diffusion of the reverse SDE: `g^2 = 2 sigma`, so that the drift is `v - eps`.
+
+        **Arguments:**
+
+        - `t`: a time.
+
+        **Returns:** two scalars, `g` and `g^2 / (2 sigma)`.
+        """
         return jnp.sqrt(2 * self.sigma(t)), jnp.ones_like(self.sigma(t))
 
     def from_target(self, t: Time, z: Point, target: Point) -> Estimate:
-        """`v = (u - z) / (1 - t)`."""
+        """Target, noise and velocity from an estimated target: `v = (u - z) / (1 - t)`.
+
+        **Arguments:**
+
+        - `t`: a time in `target_span`.
+        - `z`: one point on the path, `(*shape)`.
+        - `target`: the estimate of `E[z_1 | z_t = z]`, `(*shape)`.
+
+        **Returns:** a [`flowprop.Estimate`][].
+        """
         velocity = (target - z) / self.sigma(t)
         return Estimate(target, z - t * velocity, velocity)
 
     def from_noise(self, t: Time, z: Point, noise: Point) -> Estimate:
-        """`v = (z - eps) / t`."""
+        """Target, noise and velocity from estimated noise: `v = (z - eps) / t`.
+
+        **Arguments:**
+
+        - `t`: a time in `noise_span`.
+        - `z`: one point on the path, `(*shape)`.
+        - `noise`: the estimate of `E[z_0 | z_t = z]`, `(*shape)`.
+
+        **Returns:** a [`flowprop.Estimate`][].
+        """
         velocity = (z - noise) / t
         return Estimate(z + self.sigma(t) * velocity, noise, velocity)
 
     def from_velocity(self, t: Time, z: Point, velocity: Point) -> Estimate:
-        """`u = z + (1 - t) v`, `eps = z - t v`."""
+        """Target, noise and velocity from an estimated velocity: `u = z + (1 - t) v`, `eps = z - t v`.
+
+        **Arguments:**
+
+        - `t`: a time in [0, 1].
+        - `z`: one point on the path, `(*shape)`.
+        - `velocity`: the estimate of `E[z_1 - z_0 | z_t = z]`, `(*shape)`.
+
+        **Returns:** a [`flowprop.Estimate`][].
+        """
         return Estimate(z + self.sigma(t) * velocity, z - t * velocity, velocity)
 
 
 class VPPath(AbstractPath):
-    """The variance-preserving path: `alpha^2 = sigmoid(gamma)`, `sigma^2 = sigmoid(-gamma)` (Kingma et al. 2021).
+    """The variance-preserving path of diffusion models: `alpha^2 + sigma^2 = 1`.
 
-    Its spans follow from the schedule when the path is made. If the log-SNR is bounded, targets and noise have all of
-    [0, 1]. At an end where it is not, every span stops where the smaller coefficient is 0.01, or 1e-5 away from the
-    end. A schedule that is traced counts as bounded.
+    `alpha^2 = sigmoid(gamma)` and `sigma^2 = sigmoid(-gamma)` ([Kingma et al. 2021](https://arxiv.org/abs/2107.00630),
+    section 3.2, whose gamma has the opposite sign). Papers often write `alpha^2` as alpha-bar. With the target `u`, the
+    noise `eps` and the velocity `v`,
+
+    - from a target: `v = gamma'/2 alpha (u - alpha z)`, `eps = (z - alpha u) / sigma`;
+    - from noise: `v = gamma'/2 sigma (sigma z - eps)`, `u = (z - sigma eps) / alpha`;
+    - from a velocity: the two forms of `v` solved for `u` and `eps`.
+
+    The spans follow from the schedule when the path is made. If the log-SNR is bounded, targets and noise can be used
+    on all of [0, 1]. At an end where the log-SNR is infinite, every span stops where the smaller coefficient is 0.01,
+    or 1e-5 before the end. A velocity determines the target only where gamma rises. A bounded schedule may be flat at t
+    = 1, so there the span of velocities ends at 0.99. A schedule that is traced counts as bounded.
 
     **Arguments:**
 
     - `schedule`: the log-SNR as a function of time.
 
-    **Raises:** `ValueError` if the log-SNR is not finite inside of (0, 1).
+    **Raises:** `ValueError` if the log-SNR is not finite inside (0, 1).
 
     ```python
     import flowprop as fp
 
     path = fp.VPPath(fp.CosineNoiseSchedule())
-    alpha, sigma = path.alpha(0.3), path.sigma(0.3)
+    print(round(float(path.alpha(0.0)), 4))  # 0.1
+    print(round(float(path.alpha(0.3) ** 2 + path.sigma(0.3) ** 2), 4))  # 1.0
+    print(path.target_span, path.velocity_span)  # (0.0, 1.0) (0.0, 0.99)
     ```
     """
 
@@ -273,8 +450,8 @@ class VPPath(AbstractPath):
             return jnp.stack([jnp.minimum(alpha, sigma), wronskian])
 
         (start, end), (first, last) = spans_of(sizes) or ((0.0, 1.0), (0.0, 1.0))
-        # A velocity determines the target only while gamma rises, and a bounded schedule may be flat at t = 1, or may
-        # become so in training.
+        # A velocity determines the target only where gamma rises. A bounded schedule may be flat at t = 1, or may
+        # become flat there in training.
         self.spans = (start, end), (start, end), (max(start, first), min(last, 0.99 if end == 1 else end))
 
     @property
@@ -294,39 +471,97 @@ class VPPath(AbstractPath):
 
     @checked
     def alpha(self, t: Float[ArrayLike, "*times"]) -> Float[Array, "*times"]:
-        """`sqrt(sigmoid(gamma))`."""
+        """`sqrt(sigmoid(gamma))`, the factor of the data.
+
+        **Arguments:**
+
+        - `t`: one time in [0, 1], or an array of times.
+
+        **Returns:** an array of the shape of `t`.
+        """
         return _share(self.gamma(t))
 
     @checked
     def sigma(self, t: Float[ArrayLike, "*times"]) -> Float[Array, "*times"]:
-        """`sqrt(sigmoid(-gamma))`."""
+        """`sqrt(sigmoid(-gamma))`, the factor of the noise.
+
+        **Arguments:**
+
+        - `t`: one time in [0, 1], or an array of times.
+
+        **Returns:** an array of the shape of `t`.
+        """
         return _share(-self.gamma(t))
 
     @checked
     def gamma(self, t: Float[ArrayLike, "*times"]) -> Float[Array, "*times"]:
-        """The schedule's log-SNR."""
+        """The log-SNR of the schedule.
+
+        **Arguments:**
+
+        - `t`: one time in [0, 1], or an array of times.
+
+        **Returns:** an array of the shape of `t`.
+        """
         return self.schedule.gamma(t)
 
     def diffusion(self, t: Time) -> tuple[Scalar, Scalar]:
-        """`g^2 = gamma' sigma^2`, so that the drift is `gamma' (alpha u - (1 + alpha^2)/2 z)`."""
+        """The diffusion of the reverse SDE: `g^2 = gamma' sigma^2`, so that the drift is
+        `gamma' (alpha u - (1 + alpha^2)/2 z)`.
+
+        **Arguments:**
+
+        - `t`: a time.
+
+        **Returns:** two scalars, `g` and `g^2 / (2 sigma)`.
+        """
         # Rounding makes a flat schedule's slope -7e-6, whose root is NaN.
         slope, sigma = jnp.maximum(derivative(self.gamma, t), 0), self.sigma(t)
         return jnp.sqrt(slope) * sigma, slope * sigma / 2
 
     def from_target(self, t: Time, z: Point, target: Point) -> Estimate:
-        """`v = gamma'/2 alpha (u - alpha z)`."""
+        """Target, noise and velocity from an estimated target: `v = gamma'/2 alpha (u - alpha z)`.
+
+        **Arguments:**
+
+        - `t`: a time in `target_span`.
+        - `z`: one point on the path, `(*shape)`.
+        - `target`: the estimate of `E[z_1 | z_t = z]`, `(*shape)`.
+
+        **Returns:** a [`flowprop.Estimate`][].
+        """
         alpha, sigma = self.alpha(t), self.sigma(t)
         velocity = derivative(self.gamma, t) / 2 * alpha * (target - alpha * z)
         return Estimate(target, (z - alpha * target) / sigma, velocity)
 
     def from_noise(self, t: Time, z: Point, noise: Point) -> Estimate:
-        """`v = gamma'/2 sigma (sigma z - eps)`."""
+        """Target, noise and velocity from estimated noise: `v = gamma'/2 sigma (sigma z - eps)`.
+
+        **Arguments:**
+
+        - `t`: a time in `noise_span`.
+        - `z`: one point on the path, `(*shape)`.
+        - `noise`: the estimate of `E[z_0 | z_t = z]`, `(*shape)`.
+
+        **Returns:** a [`flowprop.Estimate`][].
+        """
         alpha, sigma = self.alpha(t), self.sigma(t)
         velocity = derivative(self.gamma, t) / 2 * sigma * (sigma * z - noise)
         return Estimate((z - sigma * noise) / alpha, noise, velocity)
 
     def from_velocity(self, t: Time, z: Point, velocity: Point) -> Estimate:
-        """The two forms above, solved for `u` and `eps`."""
+        """Target, noise and velocity from an estimated velocity: `u = alpha z + 2 v / (gamma' alpha)`.
+
+        The noise is `eps = sigma z - 2 v / (gamma' sigma)`.
+
+        **Arguments:**
+
+        - `t`: a time in `velocity_span`.
+        - `z`: one point on the path, `(*shape)`.
+        - `velocity`: the estimate of `E[alpha' z_1 + sigma' z_0 | z_t = z]`, `(*shape)`.
+
+        **Returns:** a [`flowprop.Estimate`][].
+        """
         alpha, sigma = self.alpha(t), self.sigma(t)
         rate = 2 * velocity / derivative(self.gamma, t)
         return Estimate(alpha * z + rate / alpha, sigma * z - rate / sigma, velocity)

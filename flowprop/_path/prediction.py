@@ -1,8 +1,8 @@
-"""What a network predicts, and what that says of target, noise and velocity.
+"""What a network predicts, and how target, noise and velocity follow from it.
 
-A prediction is handed the path and never stores it. It knows its training error in the
-network's own units, how those compare with the target's, and the span of times over which its
-output determines the other views without loss.
+A prediction is given the path as an argument and never stores it. It defines the training error in the units of the
+network's output, the scale of these units relative to those of the target, and the span of times over which the output
+determines target, noise and velocity.
 """
 
 import abc
@@ -23,7 +23,7 @@ def _square(difference: Point) -> Scalar:
 
 
 class AbstractPrediction(eqx.Module):
-    """The meaning of a network's output at time `t` and place `z` of a path.
+    """The meaning of a network's output at time `t` and point `z` of a path (the parametrisation of a diffusion model).
 
     A prediction of your own defines all abstract methods.
     """
@@ -31,44 +31,103 @@ class AbstractPrediction(eqx.Module):
     @property
     @abc.abstractmethod
     def takes_embeddings(self) -> bool:
-        """Whether a condition is `(features, W)`: with the class embeddings, which the network does not see."""
+        """Whether a condition is a pair `(features, W)`, whose class embeddings `W` the network is not given."""
 
     @abc.abstractmethod
     def span(self, path: AbstractPath) -> tuple[float, float]:
-        """The times over which target, noise and velocity are all finite and exact."""
+        """The times over which target, noise and velocity are all finite and exact.
+
+        **Arguments:**
+
+        - `path`: the path of the flow.
+
+        **Returns:** the first and the last time.
+        """
 
     @abc.abstractmethod
     def estimate(self, path: AbstractPath, t: Time, z: Point, output: Array, condition: PyTree) -> Estimate:
-        """Target, noise and velocity that the output stands for."""
+        """Target, noise and velocity that the output stands for.
+
+        **Arguments:**
+
+        - `path`: the path of the flow.
+        - `t`: a time in the span.
+        - `z`: one point on the path, `(*shape)`.
+        - `output`: the network's output at `t` and `z`, of the shape `output_shape`.
+        - `condition`: the condition of the example; `None` if there is none.
+
+        **Returns:** a [`flowprop.Estimate`][].
+        """
 
     @abc.abstractmethod
     def error(self, path: AbstractPath, t: Time, z0: Point, z1: Point, output: Array, condition: PyTree) -> Scalar:
-        """The squared error in the output's own units, summed over dimensions."""
+        """The squared error in the units of the output, summed over its coordinates.
+
+        **Arguments:**
+
+        - `path`: the path of the flow.
+        - `t`: a time in the span.
+        - `z0`: the noise of one example, `(*shape)`.
+        - `z1`: the data of one example, `(*shape)`.
+        - `output`: the network's output at `t` and `z_t`, of the shape `output_shape`.
+        - `condition`: the condition of the example; `None` if there is none.
+
+        **Returns:** a scalar.
+        """
 
     @abc.abstractmethod
     def scale(self, path: AbstractPath, t: Times) -> Float[Array, "*times"]:
-        """How large a squared error of 1 in the target is in the output's own units."""
+        """The squared error of the output, in its own units, that corresponds to a squared error of 1 in the target.
+
+        **Arguments:**
+
+        - `path`: the path of the flow.
+        - `t`: one time in the span, or an array of times.
+
+        **Returns:** an array of the shape of `t`.
+        """
 
     def is_in_target_units(self, path: AbstractPath) -> bool:
         """Whether errors are measured in the target's units: `scale` is 1 at all times.
 
-        [`flowprop.ct_flow`][] then weights them by the evidence lower bound. It is `False` if it depends on a traced
-        array.
+        If so, [`flowprop.ct_flow`][] weights them by the evidence lower bound. The value is `False` if it depends on a
+        traced array.
+
+        **Arguments:**
+
+        - `path`: the path of the flow.
+
+        **Returns:** a Boolean.
         """
         scale = known(lambda: self.scale(path, jnp.linspace(*self.span(path), 5)))
         return scale is not None and bool(np.all(scale == 1))
 
     @abc.abstractmethod
     def network_condition(self, condition: PyTree) -> PyTree:
-        """The part of a condition that the network sees."""
+        """The part of a condition that the network is given.
+
+        **Arguments:**
+
+        - `condition`: the condition of one example.
+
+        **Returns:** a PyTree: `condition` itself, or its features.
+        """
 
     @abc.abstractmethod
     def output_shape(self, shape: tuple[int, ...], condition: PyTree) -> tuple[int, ...]:
-        """The shape that the network returns for points of `shape`."""
+        """The shape that the network returns for points of `shape`.
+
+        **Arguments:**
+
+        - `shape`: the shape of one example.
+        - `condition`: the condition of one example; `None` if there is none.
+
+        **Returns:** a tuple of sizes.
+        """
 
 
 class AbstractPointPrediction(AbstractPrediction):
-    """A prediction whose network sees the whole condition and returns the shape of `z`."""
+    """A prediction whose network is given the whole condition and returns the shape of `z`."""
 
     @property
     def takes_embeddings(self) -> bool:
@@ -84,10 +143,16 @@ class AbstractPointPrediction(AbstractPrediction):
 class TargetPrediction(AbstractPointPrediction):
     """The network returns the target, `u ~ E[z_1 | z_t, x]`.
 
+    Usual names: x0-prediction (x1-prediction where data are at t = 1), denoiser, data prediction. The error is
+    `|output - z_1|^2`. The velocity follows from the target over the path's `target_span`.
+
     ```python
     import flowprop as fp
+    import jax
 
-    flow = fp.Flow(lambda t, z, x: z, fp.CondOTPath(), fp.TargetPrediction(), shape=(2,))
+    network = fp.nn.MLP(shape=(2,), width=8, depth=1, key=jax.random.key(0))
+    flow = fp.Flow(network, fp.CondOTPath(), fp.TargetPrediction(), shape=(2,))
+    print(flow.span)  # (0.0, 0.99)
     ```
     """
 
@@ -107,12 +172,16 @@ class TargetPrediction(AbstractPointPrediction):
 class NoisePrediction(AbstractPointPrediction):
     """The network returns the noise, `eps ~ E[z_0 | z_t, x]`.
 
-    (Ho et al. 2020, [arXiv:2006.11239](https://arxiv.org/abs/2006.11239).)
+    Usual name: epsilon prediction ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), eq. 14). The error is
+    `|output - z_0|^2`. The velocity follows from the noise over the path's `noise_span`.
 
     ```python
     import flowprop as fp
+    import jax
 
-    flow = fp.Flow(lambda t, z, x: z, fp.CondOTPath(), fp.NoisePrediction(), shape=(2,))
+    network = fp.nn.MLP(shape=(2,), width=8, depth=1, key=jax.random.key(0))
+    flow = fp.Flow(network, fp.CondOTPath(), fp.NoisePrediction(), shape=(2,))
+    print(flow.span)  # (0.01, 1.0)
     ```
     """
 
@@ -132,12 +201,17 @@ class NoisePrediction(AbstractPointPrediction):
 class VelocityPrediction(AbstractPointPrediction):
     """The network returns the velocity, `v ~ E[alpha' z_1 + sigma' z_0 | z_t, x]`.
 
-    (Lipman et al. 2023, [arXiv:2210.02747](https://arxiv.org/abs/2210.02747).)
+    This is the vector field of flow matching ([Lipman et al. 2023](https://arxiv.org/abs/2210.02747)). The error is
+    `|output - alpha' z_1 - sigma' z_0|^2`. It is not the "v-prediction" of [Salimans & Ho
+    2022](https://arxiv.org/abs/2202.00512): see [`flowprop.PreconditionedPrediction`][].
 
     ```python
     import flowprop as fp
+    import jax
 
-    flow = fp.Flow(lambda t, z, x: -z, fp.CondOTPath(), fp.VelocityPrediction(), shape=(2,))
+    network = fp.nn.MLP(shape=(2,), width=8, depth=1, key=jax.random.key(0))
+    flow = fp.Flow(network, fp.CondOTPath(), fp.VelocityPrediction(), shape=(2,))
+    print(flow.span)  # (0.0, 1.0)
     ```
     """
 
@@ -156,25 +230,32 @@ class VelocityPrediction(AbstractPointPrediction):
 
 @checked
 class PreconditionedPrediction(AbstractPointPrediction):
-    """The network returns `F`, the part of the target that the best denoiser of a gaussian cannot know.
+    """The network returns `F`: what is left of the target after the best denoiser of a Gaussian.
 
     `u = alpha s^2 / D z + s sigma / sqrt(D) F` with `D = alpha^2 s^2 + sigma^2`. The first term is the optimal denoiser
-    of data from N(0, s^2), and `F` has unit scale at every time (Karras et al. 2022,
-    [arXiv:2206.00364](https://arxiv.org/abs/2206.00364), eq. 7, here for any path). The noise is
-    `sigma / D z - alpha s / sqrt(D) F`. Nothing is divided by a number that vanishes, so the span is all of the path's
-    `span`: [0, 1] unless the path's own coefficients are infinite at an end. The error is that of `F`; a squared error
-    of the target counts `D / (s^2 sigma^2)` times in it.
+    of data from N(0, s^2), and `F` has unit scale at every time ([Karras et al.
+    2022](https://arxiv.org/abs/2206.00364), eq. 7, here for any path). The noise is
+    `sigma / D z - alpha s / sqrt(D) F`. No divisor vanishes, so the span is the whole `span` of the path: [0, 1] unless
+    a coefficient of the path is infinite at an end. The error is the squared error of `F`; a squared error of the
+    target counts `D / (s^2 sigma^2)` times in it.
+
+    On a variance-preserving path with `s = 1`, `F = sigma z_1 - alpha z_0`: the v-prediction of [Salimans & Ho
+    2022](https://arxiv.org/abs/2202.00512) with the opposite sign.
 
     **Arguments:**
 
-    - `data_std`: `s`, the root mean square of the (centred) data's coordinates.
+    - `data_std`: `s`, the root mean square of the coordinates of the (centred) data.
 
     **Raises:** `ValueError` if `data_std` is not positive.
 
     ```python
     import flowprop as fp
+    import jax
 
-    flow = fp.ct_flow(lambda t, z, x: z, shape=(2,), prediction=fp.PreconditionedPrediction(data_std=0.7))
+    network = fp.nn.MLP(shape=(2,), width=8, depth=1, key=jax.random.key(0))
+    prediction = fp.PreconditionedPrediction(data_std=0.7)
+    flow = fp.ct_flow(network, shape=(2,), prediction=prediction)
+    print(flow.span)  # (0.0, 1.0)
     ```
     """
 
@@ -205,20 +286,21 @@ class PreconditionedPrediction(AbstractPointPrediction):
 
 
 class CategoricalPrediction(AbstractPrediction):
-    """The network returns logits over classes, `u = softmax(logits) W`.
+    """The network returns logits over classes, and the target is `u = softmax(logits) W`.
 
-    (NoProp, [arXiv:2503.24322](https://arxiv.org/abs/2503.24322), section 2.3.2.) The optimal target of class
-    embeddings is `sum_k p(k | z_t, x) W_k`, so nothing is lost. The embeddings are in the condition, `(features, W)`,
-    of which the network sees the features alone. A matrix stored here as well as in the classifier would become two
-    parameters.
+    ([NoProp](https://arxiv.org/abs/2503.24322), section 2.3.2.) The rows of `W` are the embeddings of the classes. The
+    optimal target of class embeddings is `sum_k p(k | z_t, x) W_k`, so nothing is lost. The embeddings are part of the
+    condition, `(features, W)`, of which the network is given the features only. They are not stored here, because a
+    matrix stored here and in the classifier would become two separate parameters.
 
     ```python
-    import jax.numpy as jnp
     import flowprop as fp
+    import jax.numpy as jnp
 
-    flow = fp.Flow(lambda t, z, x: x, fp.CondOTPath(), fp.CategoricalPrediction(), shape=(2,))
-    logits, W = jnp.zeros(3), jnp.ones((3, 2))
-    flow.target(0.5, jnp.zeros(2), (logits, W))
+    prediction = fp.CategoricalPrediction()
+    flow = fp.Flow(lambda t, z, x: x, fp.CondOTPath(), prediction, shape=(2,))
+    logits, W = jnp.zeros(3), jnp.array([[3.0, 0.0], [0.0, 3.0], [0.0, 0.0]])
+    print(flow.target(0.5, jnp.zeros(2), (logits, W)).round(4))  # [1. 1.]
     ```
     """
 
@@ -250,27 +332,28 @@ class CategoricalPrediction(AbstractPrediction):
 
 @checked
 class EarlyStopPrediction(AbstractPrediction):
-    """Another prediction on a shorter span: samples then end with one evaluation of the target.
+    """Another prediction on a shorter span: sampling then ends with one evaluation of the target.
 
-    That step removes the noise that is left (Jolicoeur-Martineau et al. 2021,
-    [arXiv:2009.05475](https://arxiv.org/abs/2009.05475)). The solver is spared the last stretch, where velocities
-    change fastest. A trained flow gets it by `dataclasses.replace(flow,
-    prediction=fp.EarlyStopPrediction(flow.prediction))`. Its likelihood is then that of the data with the noise that
-    the path holds at the end of the span.
+    This step removes the noise that is left ([Jolicoeur-Martineau et al. 2021](https://arxiv.org/abs/2009.05475)). The
+    solver does not have to integrate the last part of the span, where velocities change fastest. For a trained flow,
+    use `dataclasses.replace(flow, prediction=fp.EarlyStopPrediction(flow.prediction))`. The likelihood of that flow is
+    the likelihood of the data with the noise that the path has at the end of the span.
 
     **Arguments:**
 
-    - `prediction`: what the network's output means.
-    - `end`: where the span ends, if it does not end earlier already.
+    - `prediction`: the meaning of the network's output.
+    - `end`: the end of the span, unless the span of `prediction` ends earlier. By default 0.98.
 
     **Raises:** `ValueError` if `end` is not in (0, 1).
 
     ```python
     import flowprop as fp
+    import jax
 
+    network = fp.nn.MLP(shape=(2,), width=8, depth=1, key=jax.random.key(0))
     prediction = fp.EarlyStopPrediction(fp.VelocityPrediction(), end=0.95)
-    flow = fp.Flow(lambda t, z, x: -z, fp.CondOTPath(), prediction, shape=(2,))
-    flow.span  # (0.0, 0.95)
+    flow = fp.Flow(network, fp.CondOTPath(), prediction, shape=(2,))
+    print(flow.span)  # (0.0, 0.95)
     ```
     """
 
@@ -307,7 +390,7 @@ class EarlyStopPrediction(AbstractPrediction):
 def _features_and_matrix(condition: PyTree) -> tuple[PyTree, Float[Array, "classes *shape"]]:
     if not (isinstance(condition, tuple) and len(condition) == 2):
         raise ValueError(
-            f"`x` is {type(condition).__name__} where a categorical prediction needs the pair "
-            "`(features, W)`, W the class embeddings, one a row: `fp.Classifier.condition` makes it"
+            f"`x` is {type(condition).__name__} where a categorical prediction needs the pair `(features, W)`, with "
+            "the class embeddings W, one in each row: make it with `fp.Classifier.condition`"
         )
     return condition

@@ -1,4 +1,4 @@
-"""The span of times over which a path's coefficients can be used."""
+"""The span: the interval of times over which a path's coefficients can be used."""
 
 from collections.abc import Callable
 
@@ -10,8 +10,8 @@ from jaxtyping import Array, ArrayLike
 
 Span = tuple[float, float]
 
-# A coefficient below the first has vanished. A span that cannot reach its end stops where the coefficient is the
-# second.
+# A coefficient below `_VANISHED` counts as zero. A span that cannot reach its end stops where the coefficient is
+# `_USABLE`.
 _VANISHED, _USABLE = 1e-6, 1e-2
 # How far from 0 or from 1 a span may stop: numbers of two digits, from 1e-5 to 0.5.
 _DISTANCES = np.array([float(f"{m}e{k}") for k in range(-6, -1) for m in range(10, 100) if m * 10.0**k <= 0.5])
@@ -25,21 +25,21 @@ def derivative(function: Callable[[Array], Array], t: ArrayLike) -> Array:
 
 
 def known(function: Callable[[], Array]) -> np.ndarray | None:
-    """The value of a function of nothing, also inside of `jax.jit`; `None` if it depends on a traced array."""
+    """The value of a function without arguments, also inside `jax.jit`; `None` if it depends on a traced array."""
     with jax.ensure_compile_time_eval():
         value = function()
     return None if isinstance(value, jax.core.Tracer) else np.asarray(value)
 
 
 def spans_of(sizes: Callable[[Array], Array]) -> tuple[Span, ...] | None:
-    """For each of several coefficients the largest span within [0, 1] on which it does not vanish.
+    """For each of several coefficients, the largest span within [0, 1] on which it does not vanish.
 
     A span includes an end if the coefficient is finite there and above 1e-6. Otherwise it stops at the time nearest to
     that end at which the coefficient is 0.01.
 
     **Arguments:**
 
-    - `sizes`: from times `(n,)` to the coefficients `(k, n)`; NaN at a time that cannot be used.
+    - `sizes`: a function from times `(n,)` to the coefficients `(k, n)`; NaN at a time that cannot be used.
 
     **Returns:** `k` spans, or `None` if the coefficients depend on a traced array.
 
@@ -67,7 +67,7 @@ def spans_of(sizes: Callable[[Array], Array]) -> tuple[Span, ...] | None:
 
 
 def sizes_of(alpha: Callable[[Array], Array], sigma: Callable[[Array], Array], t: Array) -> Array:
-    """`alpha`, `sigma` and the Wronskian, one above the other; NaN where any of them or a slope is not finite."""
+    """`alpha`, `sigma` and the Wronskian, stacked; NaN at times where one of them or its derivative is not finite."""
     values = alpha(t), sigma(t), derivative(alpha, t), derivative(sigma, t)
     wronskian = values[2] * values[1] - values[0] * values[3]
     finite = jnp.all(jnp.isfinite(jnp.stack(values)), axis=0)
@@ -78,6 +78,6 @@ def _first(times: np.ndarray, size: np.ndarray) -> float:
     """The first of the times at which a coefficient can be used; the last one if there is none."""
     if np.isfinite(size[0]) and size[0] > _VANISHED:
         return float(times[0])
-    # With slack, because 1 - t has few digits in single precision.
+    # With a tolerance, because 1 - t has few digits in single precision.
     usable = np.isfinite(size) & (size >= 0.999 * _USABLE)
     return float(times[usable.argmax()] if usable.any() else times[-1])

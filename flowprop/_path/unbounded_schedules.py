@@ -11,13 +11,13 @@ from .schedule import AbstractNoiseSchedule
 class CauchyNoiseSchedule(AbstractNoiseSchedule):
     """`gamma = mean + scale tan(pi (t - 1/2))`: for a uniform time the log-SNR has a Cauchy distribution.
 
-    (Hang et al. 2024, [arXiv:2407.03297](https://arxiv.org/abs/2407.03297), table 1.) The log-SNR is infinite at both
-    ends. With the default arguments the path's spans are [0.035, 0.965], between log-SNRs of -9.2 and 9.2.
+    ([Hang et al. 2024](https://arxiv.org/abs/2407.03297), table 1.) The log-SNR is infinite at both ends. With the
+    default arguments the path's spans are [0.035, 0.965], between log-SNRs of -9.2 and 9.2.
 
     **Arguments:**
 
-    - `mean`: the log-SNR at t = 1/2, in nats.
-    - `scale`: half of the log-SNRs lie within this of `mean`; positive.
+    - `mean`: the log-SNR at t = 1/2. By default 0.
+    - `scale`: half of the log-SNRs are within `scale` of `mean`; positive. By default 1.
 
     **Raises:** `ValueError` if `mean` is not finite or `scale` is not positive.
 
@@ -25,6 +25,7 @@ class CauchyNoiseSchedule(AbstractNoiseSchedule):
     import flowprop as fp
 
     path = fp.VPPath(fp.CauchyNoiseSchedule())
+    print(path.span)  # (0.035, 0.965)
     ```
     """
 
@@ -36,24 +37,31 @@ class CauchyNoiseSchedule(AbstractNoiseSchedule):
 
     @checked
     def gamma(self, t: Float[ArrayLike, "*times"]) -> Float[Array, "*times"]:
-        """The log-SNR, element by element."""
+        """The log-SNR, element by element.
+
+        **Arguments:**
+
+        - `t`: one time in [0, 1], or an array of times.
+
+        **Returns:** an array of the shape of `t`.
+        """
         return self.mean + self.scale * jnp.tan(jnp.pi * (jnp.asarray(t) - 0.5))
 
 
 @checked
 class LaplaceNoiseSchedule(AbstractNoiseSchedule):
-    """For a uniform time the log-SNR has a Laplace distribution: `gamma = mean -+ scale log(1 - |2t - 1|)`.
+    """`gamma = mean -+ scale log(1 - |2t - 1|)`: for a uniform time the log-SNR has a Laplace distribution.
 
-    The sign is that of `t - 1/2` (Hang et al. 2024, [arXiv:2407.03297](https://arxiv.org/abs/2407.03297), table 1). The
-    log-SNR is infinite at both ends, and rises so late that [`flowprop.VPPath`][] stops 1e-5 before them: at
-    `mean -+ 10.8 scale`, or where the smaller coefficient is 0.01. With the default scale noise of standard deviation
-    0.07 is then left on the data, which `sample` removes by one evaluation of the target. To integrate a trained flow
-    along a path that is easier for a solver, use [`flowprop.change_path`][].
+    The sign is that of `t - 1/2` ([Hang et al. 2024](https://arxiv.org/abs/2407.03297), table 1). The log-SNR is
+    infinite at both ends. It rises so late that the spans of [`flowprop.VPPath`][] stop 1e-5 before the ends, at
+    `mean -+ 10.8 scale`, or where the smaller coefficient is 0.01. With the default scale, noise with a standard
+    deviation of 0.07 is then left on the data; `sample` removes it by one evaluation of the target. Another path may be
+    easier for a solver: use [`flowprop.change_path`][] to integrate a trained flow along it.
 
     **Arguments:**
 
-    - `mean`: the log-SNR at t = 1/2, in nats.
-    - `scale`: the mean distance of the log-SNR from `mean`; positive.
+    - `mean`: the log-SNR at t = 1/2. By default 0.
+    - `scale`: the mean distance of the log-SNR from `mean`; positive. By default 0.5.
 
     **Raises:** `ValueError` if `mean` is not finite or `scale` is not positive.
 
@@ -61,6 +69,8 @@ class LaplaceNoiseSchedule(AbstractNoiseSchedule):
     import flowprop as fp
 
     path = fp.VPPath(fp.LaplaceNoiseSchedule(scale=0.5))
+    print(path.span)  # (1e-05, 0.99999)
+    print(round(float(path.sigma(path.span[1])), 2))  # 0.07
     ```
     """
 
@@ -72,9 +82,16 @@ class LaplaceNoiseSchedule(AbstractNoiseSchedule):
 
     @checked
     def gamma(self, t: Float[ArrayLike, "*times"]) -> Float[Array, "*times"]:
-        """The log-SNR, element by element."""
+        """The log-SNR, element by element.
+
+        **Arguments:**
+
+        - `t`: one time in [0, 1], or an array of times.
+
+        **Returns:** an array of the shape of `t`.
+        """
         t = jnp.asarray(t)
-        # Each logarithm of its own half of the times only: that of the other half would be of a number above 1.
+        # Each logarithm is limited to its own half of the times: in the other half its argument is above 1.
         return self.mean + self.scale * jnp.where(
             t < 0.5, jnp.log(2 * jnp.minimum(t, 0.5)), -jnp.log(2 * jnp.minimum(1 - t, 0.5))
         )
@@ -82,15 +99,15 @@ class LaplaceNoiseSchedule(AbstractNoiseSchedule):
 
 @checked
 class ExponentialNoiseSchedule(AbstractNoiseSchedule):
-    """`alpha = exp(-rate (1 - t))`: the data decay exponentially, `gamma = -log(exp(2 rate (1 - t)) - 1)`.
+    """`alpha = exp(-rate (1 - t))`: the signal decays exponentially, `gamma = -log(exp(2 rate (1 - t)) - 1)`.
 
-    This is the variance-preserving process of Song et al. 2021 ([arXiv:2011.13456](https://arxiv.org/abs/2011.13456),
-    eq. 11) at the constant rate `beta = 2 rate`, the Ornstein-Uhlenbeck process. The log-SNR is infinite at t = 1; with
-    the default rate the path's spans end at 0.99999.
+    This is the variance-preserving process of [Song et al. 2021](https://arxiv.org/abs/2011.13456) (eq. 11) with the
+    constant rate `beta = 2 rate`, the Ornstein-Uhlenbeck process. The log-SNR is infinite at t = 1. With the default
+    rate the path's spans end at 0.99999.
 
     **Arguments:**
 
-    - `rate`: positive; `alpha(0) = exp(-rate)` is what is left of the data at the start.
+    - `rate`: positive; `alpha(0) = exp(-rate)` is what is left of the data at the start. By default 5.
 
     **Raises:** `ValueError` if `rate` is not positive.
 
@@ -98,6 +115,8 @@ class ExponentialNoiseSchedule(AbstractNoiseSchedule):
     import flowprop as fp
 
     path = fp.VPPath(fp.ExponentialNoiseSchedule(5.0))
+    print(path.span)  # (0.0, 0.99999)
+    print(round(float(path.alpha(0.0)), 4))  # 0.0067
     ```
     """
 
@@ -108,7 +127,14 @@ class ExponentialNoiseSchedule(AbstractNoiseSchedule):
 
     @checked
     def gamma(self, t: Float[ArrayLike, "*times"]) -> Float[Array, "*times"]:
-        """The log-SNR, element by element."""
+        """The log-SNR, element by element.
+
+        **Arguments:**
+
+        - `t`: one time in [0, 1], or an array of times.
+
+        **Returns:** an array of the shape of `t`.
+        """
         return _log_snr_of_decay(2 * self.rate * (1 - jnp.asarray(t)))
 
 
@@ -116,22 +142,23 @@ class ExponentialNoiseSchedule(AbstractNoiseSchedule):
 class QuadraticNoiseSchedule(AbstractNoiseSchedule):
     """`alpha^2 = exp(-int_0^{1-t} beta)`, with a rate of noise that is quadratic in time.
 
-    `beta(s) = (sqrt(beta_min) + s (sqrt(beta_max) - sqrt(beta_min)))^2` after the time `s = 1 - t` of noising: the
-    "quadratic" (also "scaled linear") schedule of Song, Meng & Ermon 2021
-    ([arXiv:2010.02502](https://arxiv.org/abs/2010.02502)) in continuous time, where their betas are multiplied by the
-    number of steps. The log-SNR is infinite at t = 1; with the default rates the path's spans end at 0.999.
+    `beta(s) = (sqrt(beta_min) + s (sqrt(beta_max) - sqrt(beta_min)))^2` at the time `s = 1 - t`, counted from the data.
+    It is the "quadratic" (also "scaled linear") schedule of [Song, Meng & Ermon 2021](https://arxiv.org/abs/2010.02502)
+    in continuous time, where their betas are multiplied by the number of steps. The log-SNR is infinite at t = 1. With
+    the default rates the path's spans end at 0.999.
 
     **Arguments:**
 
-    - `beta_min`: the rate at the data's end, positive.
-    - `beta_max`: the rate at the noise's end, above `beta_min`.
+    - `beta_min`: the rate at t = 1, the data; positive. By default 0.1.
+    - `beta_max`: the rate at t = 0, the noise; above `beta_min`. By default 20.
 
-    **Raises:** `ValueError` if not `0 < beta_min < beta_max`.
+    **Raises:** `ValueError` unless `0 < beta_min < beta_max`.
 
     ```python
     import flowprop as fp
 
     path = fp.VPPath(fp.QuadraticNoiseSchedule(0.85, 12.0))
+    print(round(float(path.alpha(0.0)), 3))  # 0.069
     ```
     """
 
@@ -144,7 +171,14 @@ class QuadraticNoiseSchedule(AbstractNoiseSchedule):
 
     @checked
     def gamma(self, t: Float[ArrayLike, "*times"]) -> Float[Array, "*times"]:
-        """The log-SNR, element by element."""
+        """The log-SNR, element by element.
+
+        **Arguments:**
+
+        - `t`: one time in [0, 1], or an array of times.
+
+        **Returns:** an array of the shape of `t`.
+        """
         low, s = self.beta_min**0.5, 1 - jnp.asarray(t)
         rise = (self.beta_max**0.5 - low) * s
         # The integral of (low + rise s)^2, without the difference of two cubes.

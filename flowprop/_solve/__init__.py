@@ -1,6 +1,6 @@
-"""Integrating a flow with Diffrax: how, from where to where, and at what cost.
+"""Integration of flows with Diffrax: integrators, solves, samples, and the cost of a solve.
 
-The only room that knows Diffrax.
+Only this folder imports Diffrax.
 """
 
 from .ancestral import AncestralIntegrator as AncestralIntegrator
@@ -8,11 +8,15 @@ from .count import function_evaluations as function_evaluations
 from .integrator import (
     AbstractIntegrator as AbstractIntegrator,
     AbstractODEIntegrator as AbstractODEIntegrator,
-    end_state as end_state,
+    final_state as final_state,
     forward_mode_explained as forward_mode_explained,
     succeeded as succeeded,
 )
 from .joint import joint_norm as joint_norm
 from .ode import ODEIntegrator as ODEIntegrator, label_integrator as label_integrator
 from .sde import SDEIntegrator as SDEIntegrator
-from .solve import arrive as arrive, carry as carry, solve as solve, transport as transport
+from .solve import (
+    solve as solve,
+    solve_to_data as solve_to_data,
+    to_end_of_path as to_end_of_path,
+)

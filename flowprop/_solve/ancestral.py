@@ -18,28 +18,39 @@ _Coefficients = tuple[Scalar, Scalar, Point | Scalar]
 
 
 class AncestralIntegrator(AbstractIntegrator):
-    """The ancestral sampler `z_t = a u + b z_s + sqrt(c) eps`, in equal steps.
+    """The ancestral sampler `z_t = a u + b z_s + sqrt(c) eps`, with equal steps from time `s` to time `t`.
 
-    Each step draws from the path's posterior given the estimated target `u`
-    ([`flowprop.AbstractPath.posterior`][]): at `stochasticity` 1 this is DDPM's sampler (Ho et al. 2020,
-    algorithm 2) and NoProp's (eq. 6). At 0 it is DDIM's (Song, Meng & Ermon 2021, eq. 12), which tends to
-    the ODE and needs no key. Where the target is exact, small steps give every one
-    of them the ODE's marginals. It has no likelihood and runs towards the data only. Its samples have gradients, at
-    fixed keys.
+    Each step draws from the posterior of the path given the estimated target `u` (x0-prediction)
+    ([`flowprop.AbstractPath.posterior`][]). With `stochasticity=1` this is the sampler of DDPM
+    ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), algorithm 2) and of NoProp
+    ([Li et al. 2025](https://arxiv.org/abs/2503.24322), eq. 6). With `stochasticity=0` it is the sampler of DDIM
+    ([Song, Meng & Ermon 2021](https://arxiv.org/abs/2010.02502), eq. 12), which converges to the ODE and needs no key.
+    If the network's target is exact, the marginals of all of them converge to those of the ODE as the steps become
+    small.
+
+    The sampler has no likelihood and runs only from noise to data. Its samples have gradients at a fixed key.
 
     **Arguments:**
 
-    - `num_steps`: how many steps from the start of the solve to its end, each one call of the network.
-    - `stochasticity`: how much noise a step draws, as a share of the posterior's standard deviation; may be traced.
-    - `adjoint`: how a solve is differentiated. By default `dfx.RecursiveCheckpointAdjoint()`, for gradients.
-    - `progress_meter`: by default none; `dfx.TextProgressMeter()` prints how far a solve has come.
+    - `num_steps`: how many steps to take from the start of the solve to its end. Each step calls the network once.
+      By default 200.
+    - `stochasticity`: the noise of a step divided by the standard deviation of the posterior (the parameter eta of
+      DDIM), in [0, 1]. It may be traced. By default 1.
+    - `adjoint`: how Diffrax differentiates a solve. By default `dfx.RecursiveCheckpointAdjoint()`, for reverse-mode
+      gradients.
+    - `progress_meter`: shows the progress of a solve; `dfx.TextProgressMeter()` prints it. By default none.
 
-    **Raises:** `ValueError` if `num_steps` is not positive or `stochasticity` not in [0, 1].
+    **Raises:** `ValueError` if `num_steps` is not positive or `stochasticity` is not in [0, 1].
 
     ```python
+    import jax
     import flowprop as fp
 
-    ddpm, ddim = fp.AncestralIntegrator(100), fp.AncestralIntegrator(100, stochasticity=0)
+    flow = fp.ct_flow(lambda t, z, x: 0.5 * z, shape=(2,))
+    ddpm = fp.AncestralIntegrator(10)
+    ddim = fp.AncestralIntegrator(10, stochasticity=0)
+    samples = fp.sample(flow, 5, key=jax.random.key(0), integrator=ddpm)
+    print(samples.shape)  # (5, 2)
     ```
     """
 
@@ -67,11 +78,11 @@ class AncestralIntegrator(AbstractIntegrator):
         remedy = "give 0 (DDIM), 1 (DDPM), or a number in between"
         check_number("stochasticity", share, at_least=0, at_most=1, remedy=remedy)
         self.num_steps = num_steps
-        # An array, so that another one needs no new compilation; and no parameter of a model that holds it.
+        # An array, so that another value needs no new compilation; `Frozen`, so that no training changes it.
         self.stochasticity = Frozen(jnp.asarray(share, float))
-        # Known when the program is made: without noise no key is needed.
+        # A static field, so that a solve without noise needs no key.
         self.draws_noise = is_traced(share) or bool(share > 0)
-        self.solver = dfx.Euler()  # adds a step's increment, as it would any term's
+        self.solver = dfx.Euler()  # adds the increment that `_Posterior` computes
         self.adjoint = dfx.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
         self.progress_meter = dfx.NoProgressMeter() if progress_meter is None else progress_meter
 
@@ -87,7 +98,24 @@ class AncestralIntegrator(AbstractIntegrator):
         *,
         throw: bool = True,
     ) -> dfx.Solution:
-        """One example's solution from `t0` to `t1`."""
+        """Solve one example from `t0` to `t1`.
+
+        **Arguments:**
+
+        - `flow`: the flow.
+        - `z`: the point at `t0` in path coordinates, of the flow's `shape`.
+        - `x`: the condition in the form that the network takes, after the flow's encoder.
+        - `t0`, `t1`: the times of start and end, numbers or scalar arrays.
+        - `saveat`: which states to save.
+        - `key`: the random key.
+        - `throw`: whether a solve that fails raises an error. If not, the `result` of the solution says whether it
+          failed. By default `True`.
+
+        **Returns:** Diffrax's solution.
+
+        **Raises:** `ValueError` if the noise of the flow is not gaussian given the data, or if `stochasticity` is above
+        0 and `key` is `None`.
+        """
         flow.check_gaussian("an ancestral step")
         brownian: Increments | None = None
         if self.draws_noise:
@@ -113,7 +141,10 @@ class AncestralIntegrator(AbstractIntegrator):
 
 
 class _Posterior(dfx.AbstractTerm):
-    """A step's increment `a u + (b - 1) z + sqrt(c) eps`: the vector field `(u, z)`, controlled by the coefficients."""
+    """The increment of a step, `a u + (b - 1) z + sqrt(c) eps`.
+
+    In Diffrax's terms `(u, z)` is the vector field, and the coefficients with the noise are the control.
+    """
 
     flow: Flow
     stochasticity: Scalar
@@ -125,7 +156,7 @@ class _Posterior(dfx.AbstractTerm):
     def contr(self, t0: Any, t1: Any, **kwargs: Any) -> _Coefficients:
         a, b, noise_std = self.flow.path.posterior(t0, t1, self.stochasticity)
         if self.brownian is None:
-            return a, b - 1, noise_std  # which is 0
+            return a, b - 1, noise_std  # `noise_std` is 0
         return a, b - 1, noise_std * self.brownian.evaluate(t0, t1) / jnp.sqrt(t1 - t0)
 
     def prod(self, vf: tuple[Point, Point], control: _Coefficients) -> Point:

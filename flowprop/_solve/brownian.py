@@ -1,4 +1,4 @@
-"""Brownian increments for steps that are never rejected."""
+"""Brownian increments for solves that reject no steps."""
 
 import math
 from typing import Any, ClassVar
@@ -12,17 +12,18 @@ from .._types import Point, PRNGKey
 
 
 class Increments(dfx.AbstractBrownianPath):
-    """Independent increments of Brownian motion, each a function of the key and of both ends of its step.
+    """Independent increments of Brownian motion, each a function of the key and of the start and end of its step.
 
-    For a list of steps that is known beforehand this is Brownian motion. A backward pass that takes the same steps
-    again draws the same increments, so that a solve has reverse-mode derivatives. (Diffrax refuses them for its
-    `UnsafeBrownianPath`, which serves here to draw one increment, because it cannot know that steps are the same.)
+    If the steps are known in advance, these increments form a Brownian motion. A backward pass that takes the same
+    steps again draws the same increments, so that a solve has reverse-mode derivatives. (Diffrax refuses such
+    derivatives for its `UnsafeBrownianPath`, because it cannot know that the steps are the same. This class uses
+    `UnsafeBrownianPath` to draw one increment.)
 
     **Arguments:**
 
     - `z`: an array of the shape and type of the increments.
-    - `key`: a key.
-    - `levy_area`: which areas a solver needs beside the increment.
+    - `key`: the random key.
+    - `levy_area`: the type of Levy area that the solver needs besides the increment.
     """
 
     t0: ClassVar[float] = -math.inf

@@ -1,4 +1,4 @@
-"""What a solve costs."""
+"""The number of network calls in a solve."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,22 +14,34 @@ from .integrator import AbstractIntegrator
 
 @checked
 def function_evaluations(solution: dfx.Solution, integrator: AbstractIntegrator) -> Int[Array, "*batch"]:
-    """How often a solve called the network, rejected steps and all stages included.
+    """Count how often a solve called the network (NFE), including all stages and rejected steps.
 
-    An explicit Runge-Kutta method of `s` stages calls it `s n` times in `n` steps, and
-    `(s - 1) n + 1` times where the last stage of a step is the first of the next: Euler n, Heun 2 n,
-    Tsit5 6 n + 1. Such a method calls once more for each rejection of the very first step, and after
-    each jump in time that its controller was told of. ReversibleHeun calls n + 1 times, and once more after each jump.
+    An explicit Runge-Kutta method of `s` stages calls the network `s n` times in `n` steps, for example Euler `n` times
+    and Heun `2 n` times. If the last stage of a step is also the first stage of the next step ("first same as last"),
+    it makes `(s - 1) n + 1` calls, for example Tsit5 `6 n + 1`. Such a method makes one more call for each rejection of
+    the first step, and one after each jump in time that its step-size controller lists. ReversibleHeun makes `n + 1`
+    calls, and one more after each jump.
 
     **Arguments:**
 
-    - `solution`: of [`flowprop.solve`][], or of a `jax.vmap` of it.
-    - `integrator`: the one that made it.
+    - `solution`: the result of [`flowprop.solve`][], or of a `jax.vmap` of it.
+    - `integrator`: the integrator that computed it.
 
-    **Returns:** an integer, or one for each solve of a batch.
+    **Returns:** an integer array: a scalar, or one entry for each solve of a batch.
 
-    **Raises:** `ValueError` for a solver whose number of calls its steps do not determine, such as
-    an implicit one.
+    **Raises:** `ValueError` for a solver whose number of calls does not follow from its number of steps, such as an
+    implicit solver.
+
+    ```python
+    import diffrax as dfx
+    import jax.numpy as jnp
+    import flowprop as fp
+
+    flow = fp.fm_flow(lambda t, z, x: 0.1 * z, shape=(2,))
+    integrator = fp.ODEIntegrator(dfx.Heun(), dt0=0.1)
+    solution = fp.solve(flow, jnp.ones(2), integrator=integrator)
+    print(fp.function_evaluations(solution, integrator))  # 20
+    ```
     """
     steps = jnp.asarray(solution.stats["num_steps"])
     match integrator.solver:
@@ -44,8 +56,8 @@ def function_evaluations(solution: dfx.Solution, integrator: AbstractIntegrator)
         case dfx.ReversibleHeun():
             return steps + solution.stats.get("num_first_stages", 1)
     raise ValueError(
-        f"`integrator` uses {type(integrator.solver).__name__}, whose calls of the network its steps do not determine: "
-        "an explicit solver's can be counted"
+        f"`integrator` uses {type(integrator.solver).__name__}, whose number of network calls does not follow from its "
+        "number of steps: use an explicit solver"
     )
 
 
@@ -55,15 +67,16 @@ def count_first_stages(
     controller: dfx.AbstractStepSizeController,
     saveat: dfx.SaveAt,
 ) -> dfx.Solution:
-    """`solve(stepsize_controller=controller, saveat=saveat)`, with `num_first_stages` in its statistics.
+    """Call `solve(stepsize_controller=controller, saveat=saveat)` and add `num_first_stages` to its statistics.
 
-    The number is 1 and left out where steps are constant, and not asked for where they share no stage.
+    `num_first_stages` is missing if the steps are constant, because it is then 1, and for solvers whose steps do not
+    share stages, because nothing needs it.
     """
     match solver, controller:
         case dfx.AbstractERK(tableau=dfx.ButcherTableau(fsal=True)), dfx.AbstractAdaptiveStepSizeController():
             counting = _Counting(controller, first_step_evaluates=True)
         case dfx.ReversibleHeun(), dfx.AbstractAdaptiveStepSizeController():
-            # Its state is made before the first step, by one evaluation.
+            # The solver evaluates the field once before the first step, to make its state.
             counting = _Counting(controller, first_step_evaluates=False)
         case _:
             return solve(stepsize_controller=controller, saveat=saveat)
@@ -76,14 +89,14 @@ def count_first_stages(
     )
 
 
-#: The controller's own, whether the next step evaluates its first stage, and how many have.
+#: The state of the wrapped controller, whether the next step evaluates its first stage, and how many steps did.
 _State = tuple[PyTree, Bool[Array, ""], Int[Array, ""]]
 
 
 class _Counting(dfx.AbstractStepSizeController[_State, Any]):
-    """A controller that counts the steps which evaluate their first stage instead of taking it over.
+    """A controller that counts the steps that evaluate their first stage instead of reusing the last stage before it.
 
-    These are the attempts at the very first step, and at each that follows a jump: Diffrax does not count them.
+    These are all attempts at the first step and at each step after a jump. Diffrax does not count them.
     """
 
     controller: dfx.AbstractStepSizeController

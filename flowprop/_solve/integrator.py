@@ -1,4 +1,4 @@
-"""What an integrator is."""
+"""The interfaces of integrators, and what all solves share."""
 
 import abc
 import contextlib
@@ -16,13 +16,14 @@ from .._types import Point, PRNGKey, Time
 
 
 class AbstractIntegrator(eqx.Module):
-    """How a flow is integrated: a Diffrax solver and its steps.
+    """How a flow is integrated (a sampler): a Diffrax solver and its steps.
 
-    A class of your own says what its solver is, implements `integrate`, and sets two class variables:
+    To write an integrator of your own, derive a class from this one, implement `integrate`, and define:
 
-    - `runs_backwards`: whether it also goes from data to noise.
-    - `has_likelihood`: whether it solves the ODE of the flow, so that its end has a density. Such an integrator
-      derives from [`flowprop.AbstractODEIntegrator`][].
+    - `solver`: a field, the Diffrax solver. [`flowprop.function_evaluations`][] uses it to count calls.
+    - `runs_backwards`: a class variable, whether it can also run from data to noise.
+    - `has_likelihood`: a class variable, whether it solves the ODE of the flow, so that the end of a solve has a
+      density. Such an integrator must derive from [`flowprop.AbstractODEIntegrator`][].
     """
 
     solver: eqx.AbstractVar[dfx.AbstractSolver]
@@ -42,26 +43,28 @@ class AbstractIntegrator(eqx.Module):
         *,
         throw: bool = True,
     ) -> dfx.Solution:
-        """One example's solution from `t0` to `t1`.
+        """Solve one example from `t0` to `t1`.
 
         **Arguments:**
 
         - `flow`: the flow.
-        - `z`: where the path begins, of the flow's `shape`.
-        - `x`: the condition that the network takes.
-        - `t0`, `t1`: the times of start and end.
-        - `saveat`: what to keep.
-        - `key`: for an integrator that draws random numbers.
-        - `throw`: whether a solve that fails raises an error. If not, its `result` says so.
+        - `z`: the point at `t0` in path coordinates, of the flow's `shape`.
+        - `x`: the condition in the form that the network takes, after the flow's encoder.
+        - `t0`, `t1`: the times of start and end, numbers or scalar arrays.
+        - `saveat`: which states to save.
+        - `key`: the random key for an integrator that draws random numbers; otherwise `None` is enough.
+        - `throw`: whether a solve that fails raises an error. If not, the `result` of the solution says whether it
+          failed. By default `True`.
 
         **Returns:** Diffrax's solution.
         """
 
 
 class AbstractODEIntegrator(AbstractIntegrator):
-    """How any ODE is integrated, and so that of a flow: what likelihoods need.
+    """An integrator of any ODE, including the ODE of a flow. Likelihoods need such an integrator.
 
-    A class of your own implements `integrate_field` and `refined`; all else is built on these.
+    To write an integrator of your own, derive a class from this one, give it a field `solver`, and implement
+    `integrate_field` and `refined`. The other methods call these two.
     """
 
     runs_backwards: ClassVar[bool] = True
@@ -79,25 +82,28 @@ class AbstractODEIntegrator(AbstractIntegrator):
         *,
         throw: bool = True,
     ) -> dfx.Solution:
-        """The solution of the ODE `dy/dt = field(t, y, args)`.
+        """Solve the ODE `dy/dt = field(t, y, args)`.
 
         **Arguments:**
 
-        - `field`: a callable PyTree. An adjoint differentiates its leaves; it may miss what a closure holds.
+        - `field`: a callable PyTree. An adjoint differentiates its leaves. It may miss arrays in a closure.
         - `y`: the state at `t0`, a PyTree of arrays.
-        - `args`: what the field takes besides.
-        - `t0`, `t1`: the times of start and end; `t0 > t1` solves backwards.
-        - `saveat`: what to keep. By default the end alone.
-        - `throw`: whether a solve that fails raises an error. If not, its `result` says so.
+        - `args`: the third argument of `field`.
+        - `t0`, `t1`: the times of start and end. With `t0 > t1` the solve runs backwards.
+        - `saveat`: which states to save. By default only the last.
+        - `throw`: whether a solve that fails raises an error. If not, the `result` of the solution says whether it
+          failed. By default `True`.
 
         **Returns:** Diffrax's solution.
         """
 
     @abc.abstractmethod
     def refined(self) -> "AbstractODEIntegrator":
-        """A more accurate version of this integrator: the difference between both is an error estimate.
+        """Build a more accurate version of this integrator. The difference of both results is an error estimate.
 
-        **Raises:** `ValueError` if none is known.
+        **Returns:** the more accurate integrator.
+
+        **Raises:** `ValueError` if no more accurate version can be built.
         """
 
     def integrate(
@@ -112,16 +118,40 @@ class AbstractODEIntegrator(AbstractIntegrator):
         *,
         throw: bool = True,
     ) -> dfx.Solution:
-        """One example's solution from `t0` to `t1`."""
-        return self.integrate_field(Velocity(flow), z, x, t0, t1, saveat, throw=throw)
+        """Solve the probability-flow ODE of one example from `t0` to `t1`.
+
+        **Arguments:**
+
+        - `flow`: the flow.
+        - `z`: the point at `t0` in path coordinates, of the flow's `shape`.
+        - `x`: the condition in the form that the network takes, after the flow's encoder.
+        - `t0`, `t1`: the times of start and end, numbers or scalar arrays.
+        - `saveat`: which states to save.
+        - `key`: the random key; not used.
+        - `throw`: whether a solve that fails raises an error. If not, the `result` of the solution says whether it
+          failed. By default `True`.
+
+        **Returns:** Diffrax's solution.
+        """
+        return self.integrate_field(VelocityField(flow), z, x, t0, t1, saveat, throw=throw)
 
     def end_point(self, field: Callable[..., PyTree], y: PyTree, args: PyTree, t0: Time, t1: Time) -> PyTree:
-        """The state at `t1` of the ODE that `integrate_field` solves."""
-        return end_state(self.integrate_field(field, y, args, t0, t1))
+        """Solve the ODE `dy/dt = field(t, y, args)` and return only the state at `t1`.
+
+        **Arguments:**
+
+        - `field`: a callable PyTree. An adjoint differentiates its leaves. It may miss arrays in a closure.
+        - `y`: the state at `t0`, a PyTree of arrays.
+        - `args`: the third argument of `field`.
+        - `t0`, `t1`: the times of start and end. With `t0 > t1` the solve runs backwards.
+
+        **Returns:** the state at `t1`, with the structure of `y`.
+        """
+        return final_state(self.integrate_field(field, y, args, t0, t1))
 
 
-class Velocity(eqx.Module):
-    """The right side of a flow's ODE, as a PyTree."""
+class VelocityField(eqx.Module):
+    """The velocity of a flow, the right-hand side of its ODE, as a callable PyTree."""
 
     flow: Flow
 
@@ -130,27 +160,27 @@ class Velocity(eqx.Module):
 
 
 def as_times(t0: Time, t1: Time, y: PyTree) -> tuple[Array, Array]:
-    """Both times, in the precision of the state."""
+    """Convert both times to the precision of the state."""
     dtype = jnp.result_type(*jax.tree.leaves(y))
     return jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
 
 
-def end_state(solution: dfx.Solution) -> PyTree:
-    """The state at the end of a solve that saved nothing else."""
+def final_state(solution: dfx.Solution) -> PyTree:
+    """Return the state at the end of a solve that saved only this state."""
     return jax.tree.map(lambda saved: saved[0], solution.ys)
 
 
 def succeeded(solution: dfx.Solution) -> Bool[Array, ""]:
-    """Whether a solve came to its end: neither failed nor stopped by an event."""
+    """Whether a solve reached its end: it did not fail, and no event stopped it."""
     return dfx.is_successful(solution.result)
 
 
 @contextlib.contextmanager
 def forward_mode_explained() -> Iterator[None]:
-    """Name the remedy where JAX refuses a forward-mode derivative of a solve.
+    """Replace JAX's error for a forward-mode derivative of a solve by one that names the remedy.
 
-    JAX raises the error where a compiled function is called under the derivative, not where the solve is traced:
-    this belongs around the call of an entry point's compiled function.
+    Public functions use this context around the call of their compiled function. JAX raises the error there and not
+    where it traces the solve.
     """
     try:
         yield
@@ -158,7 +188,7 @@ def forward_mode_explained() -> Iterator[None]:
         if "forward-mode" not in str(error) or "custom_vjp" not in str(error):
             raise
         raise TypeError(
-            "the default adjoint of a solve has no forward-mode derivatives, such as `jax.jvp`, `jax.jacfwd` and "
-            "`jax.hessian` take: give `integrator=fp.ODEIntegrator(adjoint=dfx.DirectAdjoint())`, or "
-            "`dfx.ForwardMode()` for forward mode alone"
+            "the default adjoint of a solve has no forward-mode derivatives, which `jax.jvp`, `jax.jacfwd` and "
+            "`jax.hessian` need: give `integrator=fp.ODEIntegrator(adjoint=dfx.DirectAdjoint())`, or "
+            "`dfx.ForwardMode()` if you need only forward mode"
         ) from error

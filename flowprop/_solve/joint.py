@@ -1,4 +1,4 @@
-"""One sequence of steps for all examples of a batch."""
+"""Adaptive steps that are the same for all examples of a batch."""
 
 import jax
 import jax.numpy as jnp
@@ -8,19 +8,32 @@ from .._types import Scalar
 
 
 def joint_norm(y: PyTree) -> Scalar:
-    """The root mean square over all examples of a batch, so that they take the same steps.
+    """An error norm over all examples of a batch (root mean square), with which they all take the same steps.
 
-    Given to a controller, `dfx.PIDController(rtol=1e-5, atol=1e-5, norm=fp.joint_norm)`, it bounds the
-    error's mean over the examples that are solved at once: those of a `jax.vmap`, and hence the batches
-    of [`flowprop.sample`][], [`flowprop.log_prob`][] and the classifier. By default each example takes
-    steps of its own. All together are faster, but a result then depends, within the tolerance, on its
-    neighbours, and one among many may be less accurate.
+    `y` has the norm `sqrt(mean y_i^2)`, the mean taken over all entries of all examples. Use it in a step-size
+    controller: `dfx.PIDController(rtol=1e-5, atol=1e-5, norm=fp.joint_norm)`. The controller then bounds the mean error
+    of the examples that are solved at once under one `jax.vmap`. These are the batches of [`flowprop.sample`][],
+    [`flowprop.log_prob`][] and the classifier.
+
+    Without it each example takes steps of its own. Joint steps are faster. But each result then depends, within the
+    tolerance, on the other examples of its batch, and a single example may be less accurate.
 
     **Arguments:**
 
-    - `y`: the scaled errors of one example.
+    - `y`: the scaled errors of one example, a PyTree of arrays.
 
-    **Returns:** a scalar, the same for all examples; for one alone that of Diffrax's default norm.
+    **Returns:** a scalar, the same for all examples. For a single example it is the value of Diffrax's default norm.
+
+    ```python
+    import diffrax as dfx
+    import jax
+    import jax.numpy as jnp
+    import flowprop as fp
+
+    print(jax.vmap(fp.joint_norm)(jnp.array([[1.0, 1.0], [7.0, 7.0]])))  # [5. 5.]
+    controller = dfx.PIDController(rtol=1e-5, atol=1e-5, norm=fp.joint_norm)
+    integrator = fp.ODEIntegrator(stepsize_controller=controller)
+    ```
     """
     leaves = [jax.lax.stop_gradient(leaf) for leaf in jax.tree.leaves(y)]
     mean = sum(jnp.sum(jnp.square(leaf)) for leaf in leaves) / sum(leaf.size for leaf in leaves)
@@ -29,7 +42,10 @@ def joint_norm(y: PyTree) -> Scalar:
 
 @jax.custom_batching.custom_vmap
 def _over_examples(value: Scalar) -> Scalar:
-    """The mean over every axis that is mapped. (A named axis is lost under gradients of a solve.)"""
+    """The mean over every axis that `jax.vmap` maps.
+
+    `jax.lax.pmean` over a named axis cannot replace it: the name of the axis is lost under gradients of a solve.
+    """
     return value
 
 

@@ -18,44 +18,54 @@ from .steps import check_grid, has_grid, on_grid, refined
 
 
 class ODEIntegrator(AbstractODEIntegrator):
-    """The probability-flow ODE `dz/dt = v(t, z, x)`: deterministic, with a likelihood.
+    """The probability-flow ODE `dz/dt = v(t, z, x)`, which is deterministic and has a likelihood.
 
-    `ODEIntegrator()` is Tsit5 with adaptive steps at tolerances of 1e-5;
-    `ODEIntegrator(dfx.Heun(), dt0=0.1)` takes ten equal steps;
-    `ODEIntegrator(dfx.Heun(), dfx.StepTo(times))` steps to the times that you list.
+    ([Song et al. 2021](https://arxiv.org/abs/2011.13456), eq. 13.) Three common uses:
 
-    A list of times is one of times of the flow, in [0, 1]. It serves in both directions: a likelihood takes it
-    backwards. Times outside of the solve are left out, and its start and end are put in: on a flow whose span is
-    [0, 0.99] the grid 0, 0.5, 1 gives the steps 0, 0.5, 0.99.
+    - `ODEIntegrator()` is Tsit5 with adaptive steps at tolerances of 1e-5.
+    - `ODEIntegrator(dfx.Heun(), dt0=0.1)` takes ten equal steps.
+    - `ODEIntegrator(dfx.Heun(), dfx.StepTo(times))` steps to the times that you list.
 
-    The matrix products of a solve are asked for in full precision: some accelerators would otherwise round them
-    to three digits, more coarsely than the tolerances.
+    The times of a list are times of the flow, in [0, 1]. The same list works in both directions; a likelihood uses it
+    backwards. The integrator leaves out times outside of the solve and adds the start and end of the solve. For
+    example, on a flow with the span [0, 0.99] the list 0, 0.5, 1 gives the times 0, 0.5, 0.99.
+
+    A solve computes matrix products in full precision. Otherwise some accelerators would round them to three digits,
+    which is coarser than the tolerances.
 
     **Arguments:**
 
     - `solver`: any Diffrax solver of ODEs. By default `dfx.Tsit5()`.
-    - `stepsize_controller`: any Diffrax controller. By default constant steps if `dt0` is given, and
-      `dfx.PIDController(rtol=1e-5, atol=1e-5, pcoeff=0.4, icoeff=0.3)` if not: with these coefficients rare samples go
-      less far astray than with those of Diffrax, at fewer evaluations.
-    - `dt0`: the first step, or the size of constant ones; positive, at most 1, may be traced. The integrator supplies
-      its sign. By default, for adaptive steps, 0.05. With a list of times there is none.
-    - `max_steps`: of one solve, after which it fails; `None` for no limit, and then no gradient.
-    - `adjoint`: how a solve is differentiated. By default `dfx.RecursiveCheckpointAdjoint()`, for gradients;
-      `dfx.DirectAdjoint()` also has forward-mode derivatives and Hessians.
-    - `event`: a `dfx.Event` that stops a solve early, for [`flowprop.solve`][]. Samples and likelihoods need the end of
-      the solve, so that they take one that an event has stopped for a failed one.
-    - `progress_meter`: by default none; `dfx.TextProgressMeter()` prints how far a solve has come.
+    - `stepsize_controller`: any Diffrax step-size controller. By default constant steps if `dt0` is given, and
+      `dfx.PIDController(rtol=1e-5, atol=1e-5, pcoeff=0.4, icoeff=0.3)` otherwise. With these coefficients the largest
+      errors, which occur in rare samples, are smaller than with the default coefficients of Diffrax, and the
+      solve needs fewer evaluations.
+    - `dt0`: the size of the first step, or of all steps if they are constant, in (0, 1]. It may be traced. Give a
+      positive number for both directions; the integrator sets the sign. By default 0.05 for adaptive steps. Omit it
+      if the controller lists times.
+    - `max_steps`: the number of steps after which a solve fails; `None` means no limit and no gradients. By default
+      4096.
+    - `adjoint`: how Diffrax differentiates a solve. By default `dfx.RecursiveCheckpointAdjoint()`, for reverse-mode
+      gradients; `dfx.DirectAdjoint()` also has forward-mode derivatives and Hessians.
+    - `event`: a `dfx.Event` that stops a solve early, for [`flowprop.solve`][]. By default none. Samples and
+      likelihoods need the end of the solve, so that they treat a solve that an event stopped as a failed solve.
+    - `progress_meter`: shows the progress of a solve; `dfx.TextProgressMeter()` prints it. By default none.
 
-    **Raises:** `ValueError` if `dt0` is not in (0, 1], comes with a list of times, `max_steps` is not positive, the
-    solver does not solve ODEs, gives no error estimate for adaptive steps, or a list of times is not in order.
+    **Raises:** `ValueError` if `dt0` is not in (0, 1] or is given together with a list of times, if `max_steps` is not
+    positive, if the solver does not solve ODEs or gives no error estimate for adaptive steps, or if a list of times is
+    not in order or not in [0, 1].
 
     ```python
     import diffrax as dfx
     import jax.numpy as jnp
     import flowprop as fp
 
+    flow = fp.fm_flow(lambda t, z, x: 0.1 * z, shape=(2,))
     ten_steps = fp.ODEIntegrator(dfx.Heun(), dt0=0.1)
-    finer_at_the_end = fp.ODEIntegrator(dfx.Heun(), dfx.StepTo(1 - jnp.linspace(1, 0, 21) ** 2))
+    end = fp.solve(flow, jnp.ones(2), integrator=ten_steps).ys[0]
+    print(f"{end[0]:.3f}")  # 1.105
+    times = 1 - jnp.linspace(1, 0, 21) ** 2
+    finer_at_the_end = fp.ODEIntegrator(dfx.Heun(), dfx.StepTo(times))
     ```
     """
 
@@ -82,7 +92,7 @@ class ODEIntegrator(AbstractODEIntegrator):
         step: Any = dt0.value if isinstance(dt0, Frozen) else dt0
         if step is not None:
             check_number(
-                "dt0", step, above=0, at_most=1, remedy="a step is above 0 and at most 1; ten steps are dt0=0.1"
+                "dt0", step, above=0, at_most=1, remedy="give a step above 0 and at most 1; dt0=0.1 takes ten steps"
             )
         check_positive(max_steps=max_steps)
         if stepsize_controller is None:
@@ -92,13 +102,13 @@ class ODEIntegrator(AbstractODEIntegrator):
         check_grid(stepsize_controller)
         if has_grid(stepsize_controller):
             if step is not None:
-                raise ValueError(f"`dt0` is {step}, but `stepsize_controller` lists the times to step to: leave it out")
+                raise ValueError(f"`dt0` is {step}, but `stepsize_controller` lists the times of the steps: omit `dt0`")
         elif step is None:
-            # Not left to Diffrax, whose choice of a first step costs two evaluations.
+            # Diffrax's choice of a first step would cost two evaluations.
             step = 0.05
         self.solver = solver
         self.stepsize_controller = stepsize_controller
-        # An array, so that another step needs no new compilation; and no parameter of a model that holds it.
+        # An array, so that another value needs no new compilation; `Frozen`, so that no training changes it.
         self.dt0 = None if step is None else Frozen(jnp.asarray(step, float))
         self.max_steps = max_steps
         self.adjoint = dfx.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
@@ -116,9 +126,19 @@ class ODEIntegrator(AbstractODEIntegrator):
         *,
         throw: bool = True,
     ) -> dfx.Solution:
-        """The solution of any ODE `dy/dt = field(t, y, args)`, by this solver and these steps.
+        """Solve any ODE `dy/dt = field(t, y, args)` with this solver and these steps.
 
-        The arguments are those of [`flowprop.AbstractODEIntegrator`][]`.integrate_field`.
+        **Arguments:**
+
+        - `field`: a callable PyTree. An adjoint differentiates its leaves. It may miss arrays in a closure.
+        - `y`: the state at `t0`, a PyTree of arrays.
+        - `args`: the third argument of `field`.
+        - `t0`, `t1`: the times of start and end. With `t0 > t1` the solve runs backwards.
+        - `saveat`: which states to save. By default only the last.
+        - `throw`: whether a solve that fails raises an error. If not, the `result` of the solution says whether it
+          failed. By default `True`.
+
+        **Returns:** Diffrax's solution.
         """
         start, end = as_times(t0, t1, y)
         solve = partial(
@@ -141,9 +161,11 @@ class ODEIntegrator(AbstractODEIntegrator):
             return count_first_stages(solve, self.solver, on_grid(self.stepsize_controller), saveat)
 
     def refined(self) -> "ODEIntegrator":
-        """This integrator with a tenth of the tolerances or, where steps are given, with steps half as long.
+        """Build this integrator with a tenth of the tolerances, or with half the step size if the steps are given.
 
-        **Raises:** `ValueError` for a step size controller that has neither tolerances nor given steps.
+        **Returns:** the more accurate integrator. If its steps are given, it allows twice as many of them.
+
+        **Raises:** `ValueError` for a step-size controller that has neither tolerances nor given steps.
         """
         twice = None if self.max_steps is None else 2 * self.max_steps
         if isinstance(self.stepsize_controller, dfx.ConstantStepSize) and self.dt0 is not None:
@@ -152,8 +174,8 @@ class ODEIntegrator(AbstractODEIntegrator):
         finer = refined(self.stepsize_controller)
         if finer is None:
             raise ValueError(
-                f"`integrator` has a {type(self.stepsize_controller).__name__}, of which no finer one is known: use "
-                "`dfx.PIDController`, `dfx.StepTo` or constant steps"
+                f"`integrator` has the step-size controller {type(self.stepsize_controller).__name__}, for which no "
+                "finer version can be built: use `dfx.PIDController`, `dfx.StepTo` or constant steps"
             )
         return self._with(finer, self.dt0, twice if has_grid(finer) else self.max_steps)
 
@@ -176,10 +198,10 @@ class ODEIntegrator(AbstractODEIntegrator):
 
 
 def label_integrator() -> ODEIntegrator:
-    """Ten steps of Euler: a flow of labels ends at one of a few points, and needs no more.
+    """The default integrator for labels: ten steps of Euler.
 
-    Where the velocity divides by what is left of the time, Euler never looks at the last moment;
-    Heun does, and is the worse for it.
+    A flow of labels ends at one of a few points, so that more steps are not needed. On CondOT the velocity is
+    (u - z)/(1 - t). Euler does not evaluate it near t = 1. Heun's second stage does, and is less accurate there.
     """
     return ODEIntegrator(solver=dfx.Euler(), dt0=0.1)
 
@@ -189,22 +211,22 @@ def _default_controller() -> dfx.PIDController:
 
 
 def _check_solver(solver: dfx.AbstractSolver, controller: dfx.AbstractStepSizeController) -> None:
-    """Raise a `ValueError` for a solver of other equations, or without the error estimate that a controller needs."""
+    """Raise a `ValueError` if the solver does not solve ODEs, or lacks the error estimate that the controller needs."""
     name = type(solver).__name__
     if not _solves_odes(solver.term_structure):
         raise ValueError(
-            f"`solver` is {name}, which does not solve an ODE of one term: give one that does, such as `dfx.Tsit5()`; "
-            "a solver of SDEs is for `fp.SDEIntegrator`"
+            f"`solver` is {name}, which does not solve an ODE of one term: give a solver of ODEs, such as "
+            "`dfx.Tsit5()`, or use `fp.SDEIntegrator` for a solver of SDEs"
         )
     adaptive = isinstance(controller, dfx.AbstractAdaptiveStepSizeController)
     if adaptive and not isinstance(solver, dfx.AbstractAdaptiveSolver):
         raise ValueError(
-            f"`solver` is {name}, which estimates no error, and `stepsize_controller` adapts steps to the error: give "
-            "constant steps, such as dt0=0.1, or another solver, such as `dfx.Heun()`"
+            f"`solver` is {name}, which has no error estimate, but `stepsize_controller` needs one to adapt the steps: "
+            "give constant steps, such as dt0=0.1, or another solver, such as `dfx.Heun()`"
         )
 
 
 def _solves_odes(structure: Any) -> bool:
-    """Whether a solver that needs terms of this structure takes a single `dfx.ODETerm`."""
+    """Whether a solver with this term structure takes a single `dfx.ODETerm`."""
     kind = get_origin(structure) or structure
     return isinstance(kind, type) and issubclass(dfx.ODETerm, kind)

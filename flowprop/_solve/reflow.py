@@ -1,4 +1,4 @@
-"""Noise, with the data to which a flow carries it."""
+"""Pairs of noise and the data that a flow makes of it."""
 
 import math
 
@@ -11,7 +11,7 @@ from .._rows import settled
 from .._types import Point, PRNGKey, check_key, check_positive, checked
 from .integrator import AbstractIntegrator, AbstractODEIntegrator
 from .ode import ODEIntegrator
-from .solve import carry
+from .solve import solve_to_data
 
 
 Pairs = tuple[Float[Array, "pairs *shape"], Float[Array, "pairs *shape"]]
@@ -27,21 +27,38 @@ def reflow_pairs(
     integrator: AbstractODEIntegrator | None = None,
     batch_size: int | None = None,
 ) -> Pairs:
-    """Noise, and the data to which a flow's ODE carries it: what [`flowprop.PairedFlow`][] is trained on.
+    """Draw noise and solve the ODE of a flow from it to data: the pairs on which [`flowprop.PairedFlow`][] trains.
+
+    `z_1 = z_0 + int_0^1 v(t, z_t, x) dt`, the pairs of reflow
+    ([Liu, Gong & Liu 2023](https://arxiv.org/abs/2209.03003), algorithm 1).
 
     **Arguments:**
 
     - `flow`: the flow.
-    - `num_pairs`: how many.
-    - `x`: the conditions, one for each pair; each leaf carries the batch axis.
-    - `key`: for the noise. The data are those of [`flowprop.sample`][] with this key.
-    - `integrator`: by default [`flowprop.ODEIntegrator`][]`()`.
-    - `batch_size`: how many are solved at once, as in [`flowprop.sample`][].
+    - `num_pairs`: how many pairs to draw.
+    - `x`: the conditions (context), one for each pair; each leaf has the batch axis first. By default none.
+    - `key`: the random key of the noise. The data are the samples of [`flowprop.sample`][] with the same key.
+    - `integrator`: an integrator of ODEs. By default [`flowprop.ODEIntegrator`][]`()`.
+    - `batch_size`: how many examples to solve at once. By default 1,024 on a CPU and 16,384 on other devices, or fewer
+      large ones, so that their states hold at most 2^24 numbers.
 
-    **Returns:** `(z0, z1)`, each `(num_pairs, *shape)`: noise of the flow's source in the path's coordinates, and data
-    in their own units.
+    **Returns:** `(z0, z1)`, each `(num_pairs, *shape)`: noise of the flow's source (base distribution) in path
+    coordinates, and data in their own units.
 
-    **Raises:** `ValueError` if a leaf of `x` has another batch size or `num_pairs` is not positive.
+    **Raises:** `ValueError` if a leaf of `x` has another batch size, or if `num_pairs` or `batch_size` is not positive;
+    `RuntimeError` if a solve fails.
+
+    ```python
+    import diffrax as dfx
+    import jax
+    import flowprop as fp
+
+    flow = fp.fm_flow(lambda t, z, x: 0.1 * z, shape=(2,))
+    heun = fp.ODEIntegrator(dfx.Heun(), dt0=0.1)
+    z0, z1 = fp.reflow_pairs(flow, 4, key=jax.random.key(0), integrator=heun)
+    print(z0.shape, z1.shape)  # (4, 2) (4, 2)
+    print(f"{(z1 / z0).mean():.3f}")  # 1.105
+    ```
     """
     integrator = ODEIntegrator() if integrator is None else integrator
     check_key("key", key)
@@ -59,7 +76,7 @@ def _reflow_pairs(
     def one(key: PRNGKey, x: PyTree) -> tuple[Point, Array, Bool[Array, ""]]:
         key_noise, _ = jax.random.split(key)
         z = flow.draw_noise(key=key_noise)
-        data, succeeded = carry(flow, z, x, integrator, None)
+        data, succeeded = solve_to_data(flow, z, x, integrator, None)
         return z / flow.noise_std, data, ~succeeded
 
     numbers = math.prod(flow.shape)

@@ -17,28 +17,36 @@ from .integrator import AbstractIntegrator, as_times
 
 
 class SDEIntegrator(AbstractIntegrator):
-    """The reverse SDE `dz = (v - c g^2/(2 sigma) eps) dt + sqrt(c) g dW`, in equal steps.
+    """The reverse SDE `dz = (v - c g^2/(2 sigma) eps) dt + sqrt(c) g dW`, with equal steps.
 
-    At any churn `c` its marginals are those of the ODE (Song et al. 2021, appendix D; Karras et al. 2022,
-    eq. 6), so that it samples the same distribution; `g` is the path's. More churn corrects more of
-    a network's earlier errors and needs finer steps; 0 leaves the ODE. It has no likelihood and
-    runs towards the data only. Its samples have gradients, at fixed keys.
+    `c` is the churn (stochasticity), `g` the path's diffusion coefficient, and `eps` the estimated noise. For every `c`
+    the SDE has the same marginals as the ODE ([Song et al. 2021](https://arxiv.org/abs/2011.13456), appendix D;
+    [Karras et al. 2022](https://arxiv.org/abs/2206.00364), eq. 6), so that it samples the same distribution.
+    With more churn later steps correct more of the network's earlier errors, but the steps must be finer. With
+    `churn=0` the SDE becomes the ODE.
+
+    The SDE has no likelihood and runs only from noise to data. Its samples have gradients at a fixed key.
 
     **Arguments:**
 
-    - `num_steps`: how many steps from the start of the solve to its end.
-    - `churn`: `c`, the factor of `g^2`, 0 or more; may be traced.
-    - `solver`: any Diffrax solver of SDEs. By default `dfx.Euler()`. The noise is additive, so that Ito and
-      Stratonovich agree.
-    - `adjoint`: how a solve is differentiated. By default `dfx.RecursiveCheckpointAdjoint()`, for gradients.
-    - `progress_meter`: by default none; `dfx.TextProgressMeter()` prints how far a solve has come.
+    - `num_steps`: how many steps to take from the start of the solve to its end. By default 200.
+    - `churn`: `c`, the factor of `g^2`, 0 or more. It may be traced. By default 1.
+    - `solver`: any Diffrax solver of SDEs. By default `dfx.Euler()`. The noise is additive, so that the Ito and the
+      Stratonovich interpretation agree.
+    - `adjoint`: how Diffrax differentiates a solve. By default `dfx.RecursiveCheckpointAdjoint()`, for reverse-mode
+      gradients.
+    - `progress_meter`: shows the progress of a solve; `dfx.TextProgressMeter()` prints it. By default none.
 
-    **Raises:** `ValueError` if `num_steps` is not positive or `churn` is negative or not finite.
+    **Raises:** `ValueError` if `num_steps` is not positive, or if `churn` is negative or not finite.
 
     ```python
+    import jax
     import flowprop as fp
 
-    integrator = fp.SDEIntegrator(100, churn=0.5)
+    flow = fp.fm_flow(lambda t, z, x: -z, shape=(2,))
+    integrator = fp.SDEIntegrator(10, churn=0.5)
+    samples = fp.sample(flow, 5, key=jax.random.key(0), integrator=integrator)
+    print(samples.shape)  # (5, 2)
     ```
     """
 
@@ -66,7 +74,7 @@ class SDEIntegrator(AbstractIntegrator):
         remedy = "give 0 (the ODE), 1 (the path's own noise) or any positive number"
         check_number("churn", factor, at_least=0, remedy=remedy)
         self.num_steps = num_steps
-        # An array, so that another churn needs no new compilation; and no parameter of a model that holds it.
+        # An array, so that another value needs no new compilation; `Frozen`, so that no training changes it.
         self.churn = Frozen(jnp.asarray(factor, float))
         self.solver = dfx.Euler() if solver is None else solver
         self.adjoint = dfx.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
@@ -84,7 +92,23 @@ class SDEIntegrator(AbstractIntegrator):
         *,
         throw: bool = True,
     ) -> dfx.Solution:
-        """One example's solution from `t0` to `t1`."""
+        """Solve one example from `t0` to `t1`.
+
+        **Arguments:**
+
+        - `flow`: the flow.
+        - `z`: the point at `t0` in path coordinates, of the flow's `shape`.
+        - `x`: the condition in the form that the network takes, after the flow's encoder.
+        - `t0`, `t1`: the times of start and end, numbers or scalar arrays.
+        - `saveat`: which states to save.
+        - `key`: the random key.
+        - `throw`: whether a solve that fails raises an error. If not, the `result` of the solution says whether it
+          failed. By default `True`.
+
+        **Returns:** Diffrax's solution.
+
+        **Raises:** `ValueError` if the noise of the flow is not gaussian given the data, or if `key` is `None`.
+        """
         flow.check_gaussian("an SDE")
         if key is None:
             raise ValueError("`key` is None: an SDE draws random numbers, so give `jax.random.key(seed)`")
@@ -100,7 +124,7 @@ class SDEIntegrator(AbstractIntegrator):
             z,
             x,
             saveat=saveat,
-            # Adding up equal steps would, by rounding, now and then need one more.
+            # Not a constant step size: rounding of the summed steps would sometimes add one more step.
             stepsize_controller=dfx.StepTo(ts=times),
             max_steps=self.num_steps,
             adjoint=self.adjoint,

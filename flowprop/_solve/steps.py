@@ -1,4 +1,4 @@
-"""The steps of a solve: grids of times, and finer steps than those given."""
+"""The steps of a solve: lists of times, and controllers with finer steps."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -18,17 +18,17 @@ Controller = dfx.AbstractStepSizeController
 
 
 def has_grid(controller: Controller) -> bool:
-    """Whether a controller, or one that it wraps, is a list of times to step to. Diffrax then wants no first step."""
+    """Whether a controller, or one that it wraps, lists the times to step to. Diffrax then takes no first step size."""
     return any(_is_grid(part) for part in jax.tree.leaves(controller, is_leaf=_is_grid))
 
 
 def on_grid(controller: Controller) -> Controller:
-    """`controller` with every list of times ready for a solve in either direction, over any part of the list."""
+    """Return `controller` with lists of times that work in both directions, for a solve over any part of the list."""
     return _replace(controller, _is_grid, lambda grid: _GridSteps(jnp.sort(grid.ts)))
 
 
 def check_grid(controller: Controller) -> None:
-    """Raise a `ValueError` for a list of times that is neither rising nor falling, or not within [0, 1]."""
+    """Raise a `ValueError` for a list of times that neither rises nor falls, or that is not within [0, 1]."""
     for part in jax.tree.leaves(controller, is_leaf=_is_grid):
         if not _is_grid(part) or is_traced(part):
             continue
@@ -44,7 +44,7 @@ def check_grid(controller: Controller) -> None:
 
 
 def refined(controller: Controller) -> Controller | None:
-    """`controller` with a tenth of the tolerances, and half the steps of a grid; `None` if it has neither."""
+    """Return `controller` with a tenth of its tolerances and half the steps of a list; `None` if it has neither."""
     parts = jax.tree.leaves(controller, is_leaf=lambda part: _is_grid(part) or _has_tolerances(part))
     if not any(_is_grid(part) or _has_tolerances(part) for part in parts):
         return None
@@ -61,7 +61,7 @@ def _is_grid(part: Any) -> bool:
 
 
 def _has_tolerances(part: Any) -> bool:
-    """Whether `part` is an adaptive controller that holds its tolerances itself, not in one that it wraps."""
+    """Whether `part` is an adaptive controller with tolerances of its own, not only those of a controller it wraps."""
     if not isinstance(part, dfx.AbstractAdaptiveStepSizeController):
         return False
     return {"rtol", "atol"} <= {field.name for field in fields(cast(Any, part))}
@@ -76,14 +76,14 @@ def _with_midpoints(times: Float[Array, " times"]) -> Float[Array, " more"]:
     return jnp.append(pairs.ravel(), times[-1])
 
 
-#: The index of the next time, and the end of the solve.
+#: The index of the next time, and the time of the end of the solve.
 _State = tuple[Array, Scalar]
 
 
 class _GridSteps(dfx.AbstractStepSizeController[_State, None]):
-    """Steps to those of the given times that lie between the start of a solve and its end, and then to the end.
+    """Steps to the given times that lie between the start and the end of a solve, and then to the end.
 
-    Diffrax's own `StepTo` needs a list that begins and ends with the solve, in its direction.
+    Diffrax's own `StepTo` needs a list that begins and ends with the solve and has its direction.
     """
 
     times: Float[Array, " times"]
@@ -119,5 +119,8 @@ class _GridSteps(dfx.AbstractStepSizeController[_State, None]):
 
 
 def _rounding(time: Scalar) -> float:
-    """Times closer than this are the same: a grid to 0.99 in another precision ends with a span to 0.99."""
+    """The distance below which two times count as equal.
+
+    For example, a list that ends at 0.99 in another precision ends together with a span that ends at 0.99.
+    """
     return 8 * float(jnp.finfo(time.dtype).eps)

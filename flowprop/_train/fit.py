@@ -64,8 +64,8 @@ def fit(
         - `(loss, metrics, model)`, where `model` is the model with other arrays, made with `equinox.tree_at`. `fit`
           takes from it the arrays that are not trained, for example the running mean of a batch normalisation in a
           [`flowprop.Frozen`][]. Only the optimiser changes the trained arrays.
-    - if wanted, a method `check_data(*data)`. `fit` calls it once, before the first step and before the data move to the
-      device, with the whole data set. It raises an error or warns if the data do not suit the model.
+    - if wanted, a method `check_data(*data)`. `fit` calls it once with the whole data set, before the data move to the
+      device. It raises an error or warns if the data do not suit the model.
 
     ```python
     import flowprop as fp

@@ -17,13 +17,13 @@ from .transform import AbstractBijectiveTransform, AbstractTransform, Requiremen
 
 @runtime_checkable
 class Bijection(Protocol):
-    """The methods of a flowjax bijection, each on one example."""
+    """The methods of a flowjax bijection, for one example each."""
 
     def transform_and_log_det(self, x: Any) -> tuple[Any, Any]:
         """One example `x` to `y`, and `log |dy/dx|`."""
 
     def inverse_and_log_det(self, y: Any) -> tuple[Any, Any]:
-        """One `y` to `x`, and `log |dx/dy|`."""
+        """One example `y` to `x`, and `log |dx/dy|`."""
 
 
 class BijectionTransform(AbstractBijectiveTransform):
@@ -36,23 +36,23 @@ class BijectionTransform(AbstractBijectiveTransform):
 
     @property
     def shape(self) -> Shape:
-        """The bijection's own, if it has one."""
+        """The shape that the bijection states, or `None`."""
         return getattr(self.bijection, "shape", None)
 
     def forward_and_log_det(self, data: Data) -> tuple[Float[Array, "*shape"], Scalar]:
-        """What the bijection makes of one example."""
+        """The bijection of one example, and its log-determinant."""
         data = as_floats(data)
         z, log_det = self._thawed().transform_and_log_det(data)
         return jnp.asarray(z, data.dtype), jnp.asarray(log_det, data.dtype)
 
     def inverse_and_log_det(self, z: Data) -> tuple[Float[Array, "*shape"], Scalar]:
-        """What the inverse makes of one `z`, and the log-determinant of the way back."""
+        """The inverse at one `z`, and the log-determinant of the forward map there."""
         z = as_floats(z)
         data, log_det = self._thawed().inverse_and_log_det(z)
         return jnp.asarray(data, z.dtype), -jnp.asarray(log_det, z.dtype)
 
     def requirements(self, data: np.ndarray) -> Iterator[Requirement]:
-        """None that is known."""
+        """None: the requirements of a bijection are not known."""
         yield from ()
 
     def _thawed(self) -> Any:
@@ -64,7 +64,7 @@ class BijectionTransform(AbstractBijectiveTransform):
 
 
 class _Parameter(eqx.Module):
-    """An array that was frozen here, and is to be given back: arrays that were frozen already stay so."""
+    """An array that was frozen here and is unfrozen for each call; arrays that were frozen before stay frozen."""
 
     frozen: Frozen
 
@@ -74,7 +74,7 @@ def _freeze(node: Any) -> Any:
 
 
 def as_transform(transform: Any) -> AbstractTransform:
-    """A transform as it is; a bijection, which has flowjax's methods, as a transform from data to `z`."""
+    """A transform unchanged; an object with flowjax's methods as a transform from data to `z`."""
     if isinstance(transform, AbstractTransform):
         return transform
     if isinstance(transform, type) or not isinstance(transform, Bijection):

@@ -1,4 +1,4 @@
-"""Data between two bounds."""
+"""The transform for data between two bounds."""
 
 import math
 from collections.abc import Iterator
@@ -16,31 +16,33 @@ from .transform import AbstractBijectiveTransform, Requirement, Shape
 
 
 class Bounded(AbstractBijectiveTransform):
-    """Data between two bounds: `z = Phi^-1((data - low) / (high - low))`, where `Phi` is the normal distribution.
+    """Data between two bounds: `z = Phi^-1((data - low) / (high - low))`, with the normal distribution function `Phi`.
 
-    Uniform data become exactly `N(0, 1)`, which is the noise that a flow starts from: it has nothing to learn where a
-    posterior is the same as a uniform prior, and no sharp edge where data fill their range. The logit, which is more
-    common, turns them into a logistic distribution, whose tails are heavier than those of the noise.
+    Uniform data become exactly `N(0, 1)`, the noise in which a flow starts. So the flow has nothing to learn where a
+    posterior is the same as a uniform prior, and there is no sharp edge where the data fill their range. The more
+    common logit turns uniform data into a logistic distribution, whose tails are heavier than those of the noise.
 
-    Samples never leave the bounds. Outside of them the density is zero, with a `log_det` of minus infinity and a
-    finite `z`. A point on a bound is treated as if it were one rounding, `eps (high - low)`, inside: `z` is within 5.2
-    in float32 and 8.2 in float64. Data of a finer structure at a bound, such as values from 1e-12 to 1, want
-    [`flowprop.Positive`][].
+    Samples are always within the bounds. Outside the bounds the density is zero, with a `log_det` of minus infinity and
+    a finite `z`. A point on a bound is treated as if it were `eps (high - low)`, one rounding error, inside the bounds:
+    `|z|` is at most 5.2 in float32 and 8.2 in float64. For data with a finer structure at a bound, such as values from
+    1e-12 to 1, use [`flowprop.Positive`][].
+
+    **Arguments:**
+
+    - `low`: the lower bound: an array of the shape of one example, or a number for all coordinates.
+    - `high`: the upper bound, in the same form.
+
+    **Raises:** `ValueError` for bounds that are not finite, a `low` that is not below `high`, or two shapes that
+    differ.
 
     ```python
     import flowprop as fp
 
     transform = fp.Bounded(0.0, 10.0)
-    transform.forward(5.0)  # 0.0
-    transform.log_det(11.0)  # -inf
+    print(transform.forward(5.0))  # 0.0
+    print(transform.log_det(11.0))  # -inf
+    print(round(float(transform.inverse(1.0)), 3))  # 8.413
     ```
-
-    **Arguments:**
-
-    - `low`, `high`: the bounds: arrays of the shape of one example, or numbers for all coordinates.
-
-    **Raises:** `ValueError` for bounds that are not finite, a `low` that is not below `high`, or two shapes that
-    differ.
     """
 
     low: Frozen
@@ -48,17 +50,17 @@ class Bounded(AbstractBijectiveTransform):
     _shape: Shape = eqx.field(static=True)
 
     def __init__(self, low: Numbers, high: Numbers) -> None:
-        remedy = "a support without an end is `fp.Positive()`, of the data shifted or negated"
+        remedy = "for data without an upper or lower bound use `fp.Positive()`, with the data shifted or negated"
         low, high = _bound("low", low, remedy), _bound("high", high, remedy)
         self._shape = same_shape(("low", low), ("high", high), "give both the shape of one example, or a number")
         self.low, self.high = freeze(low), freeze(high)
         if isinstance(low, np.ndarray) and isinstance(high, np.ndarray):
-            # In the precision that they are stored in: there they may have become the same.
+            # Compared in the precision in which they are stored: rounding may have made them equal.
             stored = jax.dtypes.canonicalize_dtype(np.float64)
             wrong = ~(np.asarray(low, stored) < np.asarray(high, stored))
             if wrong.any():
                 place = f" in {name_entries(wrong)}" if wrong.ndim else ""
-                raise ValueError(f"`low` is not below `high`{place}: give a range that the data fill")
+                raise ValueError(f"`low` is not below `high`{place}: give the range of the data")
 
     @property
     def shape(self) -> Shape:
@@ -66,10 +68,17 @@ class Bounded(AbstractBijectiveTransform):
         return self._shape
 
     def forward_and_log_det(self, data: Data) -> tuple[Float[Array, "*shape"], Scalar]:
-        """The normal quantile of the place between the bounds, and the sum of `-log phi(z) - log(high - low)`."""
+        """The normal quantile of the position between the bounds, and the sum of `-log phi(z) - log(high - low)`.
+
+        **Arguments:**
+
+        - `data`: one example, `(*shape)`.
+
+        **Returns:** `z`, `(*shape)`, and the log-determinant, a scalar: minus infinity outside the bounds.
+        """
         data = self._one("data", data)
         low, high, wide = like(self.low, data), like(self.high, data), widen(data)
-        # From the nearer bound, so that both ends keep their digits.
+        # Measured from the nearer bound, so that no digits are lost near either bound.
         below = wide - low <= high - wide
         tail = jnp.where(below, wide - low, high - wide) / (high - low)
         quantile = jax.scipy.special.ndtri(jnp.maximum(tail, jnp.finfo(wide.dtype).eps))
@@ -79,18 +88,32 @@ class Bounded(AbstractBijectiveTransform):
         return z.astype(data.dtype), log_det.astype(data.dtype)
 
     def inverse_and_log_det(self, z: Data) -> tuple[Float[Array, "*shape"], Scalar]:
-        """The place between the bounds whose normal quantile is `z`, and the sum of `-log phi(z) - log(high - low)`."""
+        """The data whose normal quantile is `z`, and the sum of `-log phi(z) - log(high - low)`.
+
+        **Arguments:**
+
+        - `z`: one point in the flow's coordinates, `(*shape)`.
+
+        **Returns:** the data, `(*shape)`, and the log-determinant, a scalar.
+        """
         z = self._one("z", z)
         low, high, wide = like(self.low, z), like(self.high, z), widen(z)
         negative = wide < 0
         tail = 0.5 * jax.scipy.special.erfc(jnp.where(negative, -wide, wide) / math.sqrt(2)) * (high - low)
         data = jnp.where(negative, low + tail, high - tail)
-        # Rounding alone takes it past a bound.
+        # Only rounding can move it past a bound.
         data = jnp.minimum(jnp.maximum(data, low), high)
         return data.astype(z.dtype), _log_det(wide, high - low).astype(z.dtype)
 
     def requirements(self, data: np.ndarray) -> Iterator[Requirement]:
-        """Values between the bounds."""
+        """The values have to be between the bounds.
+
+        **Arguments:**
+
+        - `data`: a batch, `(n, *shape)`.
+
+        **Returns:** an iterator over one tuple: the fault, the remedy, and a mask of the values without the fault.
+        """
         floats = as_floats(data)
         low, high, wide = like(self.low, floats), like(self.high, floats), widen(floats)
         right = (wide >= jnp.broadcast_to(low, wide.shape)) & (wide <= jnp.broadcast_to(high, wide.shape))

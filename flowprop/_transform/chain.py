@@ -1,4 +1,4 @@
-"""Transforms one after another."""
+"""Several transforms, one after another."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +15,17 @@ from .transform import AbstractTransform, Requirement, Shape
 
 
 class Chain(AbstractTransform):
-    """Transforms one after another: the first takes the data, the last returns `z`.
+    """Several transforms, one after another: the first is applied to the data, the last returns `z`.
+
+    The log-determinants add up.
+
+    **Arguments:**
+
+    - `transforms`: one or more transforms, or bijections with flowjax's methods, in the order in which they are applied
+      to the data.
+
+    **Raises:** `ValueError` if there are none, or if two are for examples of different shapes. `TypeError` for an
+    argument that is not a transform.
 
     ```python
     import flowprop as fp
@@ -23,22 +33,15 @@ class Chain(AbstractTransform):
 
     incomes = np.exp(np.random.default_rng(0).normal(10.0, 0.5, size=(1000, 1)))
     transform = fp.Chain(fp.Positive(), fp.Standardise.fit(np.log(incomes)))
-    transform.inverse(np.array([0.0]))  # about 22,000
+    print(round(float(transform.inverse(np.array([0.0]))[0]), -3))  # 22000.0
     ```
-
-    **Arguments:**
-
-    - `transforms`: one or more transforms, or bijections with flowjax's methods, in the order in which data pass them.
-
-    **Raises:** `ValueError` if there are none, or if two are for examples of different shapes. `TypeError` for what is
-    no transform.
     """
 
     transforms: tuple[AbstractTransform, ...]
 
     def __init__(self, *transforms: Any) -> None:
         if not transforms:
-            raise ValueError("`transforms` is empty: give one or more, in the order in which data pass them")
+            raise ValueError("`transforms` is empty: give one or more, in the order in which they are applied")
         self.transforms = tuple(as_transform(transform) for transform in transforms)
         shape: Shape = None
         for index, transform in enumerate(self.transforms):
@@ -46,19 +49,26 @@ class Chain(AbstractTransform):
 
     @property
     def is_bijective(self) -> bool:
-        """Whether all of them are."""
+        """Whether all of the transforms are bijective."""
         return all(transform.is_bijective for transform in self.transforms)
 
     @property
     def shape(self) -> Shape:
-        """What the transforms know of it together."""
+        """The shape of one example, from all of the transforms."""
         shape: Shape = None
         for index, transform in enumerate(self.transforms):
             shape = _merge(shape, transform.shape, index)
         return shape
 
     def forward_and_log_det(self, data: Data) -> tuple[Float[Array, "*shape"], Scalar]:
-        """One example through all of them, and the sum of their log-determinants."""
+        """One example through all of the transforms, and the sum of their log-determinants.
+
+        **Arguments:**
+
+        - `data`: one example, `(*shape)`.
+
+        **Returns:** `z`, `(*shape)`, and the log-determinant, a scalar.
+        """
         first, *rest = self.transforms
         z, total = first.forward_and_log_det(data)
         for transform in rest:
@@ -67,7 +77,14 @@ class Chain(AbstractTransform):
         return z, total
 
     def inverse_and_log_det(self, z: Data) -> tuple[Float[Array, "*shape"], Scalar]:
-        """One `z` through all of them from the last to the first, and the sum of their log-determinants."""
+        """One `z` through all of the transforms from the last to the first, and the sum of their log-determinants.
+
+        **Arguments:**
+
+        - `z`: one point in the flow's coordinates, `(*shape)`.
+
+        **Returns:** the data, `(*shape)`, and the log-determinant, a scalar.
+        """
         *rest, last = self.transforms
         data, total = last.inverse_and_log_det(z)
         for transform in reversed(rest):
@@ -77,7 +94,15 @@ class Chain(AbstractTransform):
 
     @checked
     def draw(self, data: Data, *, key: PRNGKey | None = None) -> Float[Array, "*shape"]:
-        """A draw through all of them."""
+        """One example through the `draw` of all of the transforms.
+
+        **Arguments:**
+
+        - `data`: one example, `(*shape)`.
+        - `key`: one typed key. It is needed unless all of the transforms are bijective.
+
+        **Returns:** `z`, `(*shape)`.
+        """
         first, *rest = self.transforms
         key, *keys = self._keys(key)
         z = first.draw(data, key=key)
@@ -89,7 +114,15 @@ class Chain(AbstractTransform):
     def preimages(
         self, data: Data, *, key: PRNGKey | None = None
     ) -> tuple[Float[Array, "preimages *shape"], Float[Array, " preimages"]]:
-        """The preimages of the preimages. Their numbers multiply, and the weights of each way add up."""
+        """The preimages of the preimages. Their numbers multiply, and their log-weights add up.
+
+        **Arguments:**
+
+        - `data`: one example, `(*shape)`.
+        - `key`: one typed key, if the preimages of one of the transforms are random.
+
+        **Returns:** the points, `(num_preimages, *shape)`, and their log-weights, `(num_preimages,)`.
+        """
         first, *rest = self.transforms
         key, *keys = self._keys(key)
         z, log_weights = first.preimages(data, key=key)
@@ -98,7 +131,14 @@ class Chain(AbstractTransform):
         return z, log_weights
 
     def requirements(self, data: np.ndarray) -> Iterator[Requirement]:
-        """Those of each transform, of what the ones before it return."""
+        """The requirements of each transform on the values that it is given.
+
+        **Arguments:**
+
+        - `data`: a batch, `(n, *shape)`.
+
+        **Returns:** an iterator over tuples: the fault, the remedy, and a mask of the values without the fault.
+        """
         for index, transform in enumerate(self.transforms):
             yield from transform.requirements(data)
             if index < len(self.transforms) - 1:

@@ -1,4 +1,4 @@
-"""Angles, and other data that come back after a period."""
+"""The transform for angles, and other periodic data."""
 
 import itertools
 import math
@@ -22,38 +22,41 @@ _MOST_COORDINATES = 5
 
 
 class Circular(AbstractTransform):
-    """Angles, and other data that come back after a period.
+    """Angles, and other periodic data.
 
-    A flow lives on the line, where an angle `theta` has the places `theta + k period` for every integer `k`. A density
-    `q` on the line gives the density of the angle by wrapping it around the circle,
+    A flow has a density on the line, where an angle `theta` is at all of the points `theta + k period` for integers
+    `k`. A density `q` on the line gives the density of the angle by wrapping the line around the circle,
 
     `p(theta) = sum_k q(theta + k period)`
 
-    (Mardia & Jupp 2000, *Directional Statistics*, section 3.5.7), which is periodic whatever `q` is. Training sees an
-    angle at one of its two places within a period of the centre of the interval. The place at a distance `u` is drawn
-    with the probability `cos^2(pi u / (2 period))`; those of the two add up to 1. So the density on the line falls to
-    zero smoothly on both sides, and the circle is cut nowhere. Last, the line is divided by 0.3615 periods, the
-    standard deviation of uniform angles that are drawn so.
+    ([Mardia & Jupp 2000](https://doi.org/10.1002/9780470316979), section 3.5.7), which is periodic for every `q`. In
+    training, an angle is put at one of the two of its points that lie within a period of the centre of the interval.
+    The point at a distance `u` from the centre is drawn with the probability `cos^2(pi u / (2 period))`; the two
+    probabilities add up to 1. So the density on the line falls to zero smoothly on both sides, and the circle is not
+    cut anywhere. Finally, the points are divided by 0.3615 periods, the standard deviation of uniform angles that are
+    drawn in this way.
 
-    The sum has the three places nearest to the centre, of every coordinate: `3^d` evaluations of the flow for a
-    likelihood, with `d` at most 5. What a flow puts further away than 1.5 periods (4.1 in its own coordinates) is not
-    counted; training puts nothing beyond 1 period.
+    The sum is taken over the three points nearest to the centre, for every coordinate. A likelihood therefore needs
+    `3^d` evaluations of the flow, with `d` at most 5. Density further than 1.5 periods from the centre (4.1 in the
+    flow's coordinates) is not counted; in training, no point is further away than 1 period.
+
+    **Arguments:**
+
+    - `period`: an array of the shape of one example, or a number for all coordinates. Positive.
+    - `low`: the lower end of the interval `[low, low + period)` of the samples, in the same form. By default
+      `-period / 2`.
+
+    **Raises:** `ValueError` for a `period` that is not positive, numbers that are not finite, or two shapes that
+    differ.
 
     ```python
     import flowprop as fp
     import jax.numpy as jnp
 
-    transform = fp.OnColumns((0,), fp.Circular(2 * jnp.pi))  # an angle, and something else
-    transform.inverse(jnp.array([3.0, 1.0]))  # an angle in [-pi, pi), and 1.0
+    # The first coordinate is an angle, the second is not.
+    transform = fp.OnColumns((0,), fp.Circular(2 * jnp.pi))
+    print(transform.inverse(jnp.array([3.0, 1.0])).round(3))  # [0.531 1.   ]
     ```
-
-    **Arguments:**
-
-    - `period`: an array of the shape of one example, or a number for all coordinates. Positive.
-    - `low`: where the interval `[low, low + period)` of the samples begins, likewise. By default `-period / 2`.
-
-    **Raises:** `ValueError` for a `period` that is not positive, numbers that are not finite, or two shapes that
-    differ.
     """
 
     period: Frozen
@@ -61,14 +64,16 @@ class Circular(AbstractTransform):
     _shape: Shape = eqx.field(static=True)
 
     def __init__(self, period: Numbers, low: Numbers = None) -> None:
-        period = parameter("period", period, "give the distance after which the data come back", positive=True)
-        low = parameter("low", -0.5 * period if low is None else low, "give where the interval of the samples begins")
+        period = parameter("period", period, "give the period of the data", positive=True)
+        low = parameter(
+            "low", -0.5 * period if low is None else low, "give the lower end of the interval of the samples"
+        )
         self._shape = same_shape(("period", period), ("low", low), "give both the shape of one example, or a number")
         self.period, self.low = freeze(period), freeze(low)
 
     @property
     def is_bijective(self) -> bool:
-        """False: an angle has many places on the line."""
+        """`False`: an angle is at many points of the line."""
         return False
 
     @property
@@ -77,26 +82,50 @@ class Circular(AbstractTransform):
         return self._shape
 
     def forward_and_log_det(self, data: Data) -> tuple[Float[Array, "*shape"], Scalar]:
-        """The place of the angle that is nearest to the centre, and the log-determinant of the scale."""
+        """The point of the angle that is nearest to the centre, and the log-determinant of the scale.
+
+        **Arguments:**
+
+        - `data`: one example, `(*shape)`.
+
+        **Returns:** `z`, `(*shape)`, and the log-determinant, a scalar.
+        """
         data = self._one("data", data)
         _, period, principal = self._principal(data)
         return (principal / (_STD * period)).astype(data.dtype), _log_det(period, data)
 
     def inverse_and_log_det(self, z: Data) -> tuple[Float[Array, "*shape"], Scalar]:
-        """The angle in `[low, low + period)`, and the log-determinant of the scale."""
+        """The angle in `[low, low + period)`, and the log-determinant of the scale.
+
+        **Arguments:**
+
+        - `z`: one point in the flow's coordinates, `(*shape)`.
+
+        **Returns:** the data, `(*shape)`, and the log-determinant, a scalar.
+        """
         z = self._one("z", z)
         low, period, wide = like(self.low, z), like(self.period, z), widen(z)
         high = (low + period).astype(z.dtype)
         angle = _nearest(_STD * period * wide, period) + (low + period / 2)
-        # The ends are one angle: rounding alone takes it to `low + period`, or below `low`.
+        # Both ends are the same angle. Only rounding can move it to `low + period`, or below `low`.
         angle = jnp.maximum(angle, low).astype(z.dtype)
         angle = jnp.where(angle >= high, jnp.broadcast_to(low, z.shape).astype(z.dtype), angle)
         return angle, _log_det(period, z)
 
     @checked
     def draw(self, data: Data, *, key: PRNGKey | None = None) -> Float[Array, "*shape"]:
-        """One of the two places within a period of the centre, for every coordinate of one example."""
-        key = required_key(key, "`Circular`", "the place of an angle on the line")
+        """For every coordinate, one of the two points within a period of the centre, at random.
+
+        **Arguments:**
+
+        - `data`: one example, `(*shape)`.
+        - `key`: one typed key, needed.
+
+        **Returns:** `z`, `(*shape)`.
+
+        **Raises:** `ValueError` if `key` is missing.
+        """
+        key = required_key(key, "`Circular`", "the point of an angle on the line")
         data = self._one("data", data)
         _, period, principal = self._principal(data)
         stays = jax.random.uniform(key, data.shape, principal.dtype) < jnp.cos(jnp.pi * principal / (2 * period)) ** 2
@@ -107,12 +136,22 @@ class Circular(AbstractTransform):
     def preimages(
         self, data: Data, *, key: PRNGKey | None = None
     ) -> tuple[Float[Array, "preimages *shape"], Float[Array, " preimages"]]:
-        """The three places nearest to the centre of every coordinate, with one weight. `key` is not used."""
+        """The three points nearest to the centre, for every coordinate, all with the same weight.
+
+        **Arguments:**
+
+        - `data`: one example, `(*shape)`, of at most 5 coordinates.
+        - `key`: not used.
+
+        **Returns:** the points, `(3^d, *shape)`, and their log-weights, `(3^d,)`.
+
+        **Raises:** `ValueError` if there are more than 5 coordinates.
+        """
         data = self._one("data", data)
         if data.size > _MOST_COORDINATES:
             raise ValueError(
-                f"`Circular` has {data.size} coordinates, so that a likelihood needs 3^{data.size} solves of the flow: "
-                f"treat at most {_MOST_COORDINATES} as circular, by `fp.OnColumns(columns, fp.Circular(period))`"
+                f"`Circular` has {data.size} coordinates, so a likelihood needs 3^{data.size} solves of the flow: "
+                f"treat at most {_MOST_COORDINATES} as circular, with `fp.OnColumns(columns, fp.Circular(period))`"
             )
         _, period, principal = self._principal(data)
         turns = np.array(list(itertools.product((0, -1, 1), repeat=data.size))).reshape(-1, *data.shape)
@@ -121,11 +160,18 @@ class Circular(AbstractTransform):
         return z.astype(data.dtype), jnp.full(len(turns), _log_det(period, data))
 
     def requirements(self, data: np.ndarray) -> Iterator[Requirement]:
-        """None: every number is an angle."""
+        """No requirements: every number is an angle.
+
+        **Arguments:**
+
+        - `data`: a batch, `(n, *shape)`.
+
+        **Returns:** an empty iterator.
+        """
         yield from ()
 
     def _principal(self, data: Float[Array, "*shape"]) -> tuple[Array, Array, Float[Array, "*shape"]]:
-        """`low`, `period`, and the place nearest to the centre, from there."""
+        """`low`, `period`, and the point nearest to the centre, relative to the centre."""
         low, period = like(self.low, data), like(self.period, data)
         return low, period, _nearest(widen(data) - (low + period / 2), period)
 
@@ -137,7 +183,7 @@ class Circular(AbstractTransform):
 
 
 def _nearest(place: Float[Array, "*shape"], period: Float[Array, "*parameter"]) -> Float[Array, "*shape"]:
-    """The place within half a period of 0. One that is there already keeps all its digits."""
+    """The point within half a period of 0. A point that is already there keeps all its digits."""
     return place - period * jax.lax.stop_gradient(jnp.round(place / period))
 
 

@@ -15,25 +15,28 @@ from .transform import AbstractTransform, Requirement, Shape
 
 
 class OnColumns(AbstractTransform):
-    """A transform of some coordinates of a vector. The others stay as they are.
+    """A transform of some coordinates of a vector. The other coordinates are not changed.
+
+    **Arguments:**
+
+    - `columns`: the indices of the coordinates, in the order in which they are given to `transform`. Negative indices
+      count from the end.
+    - `transform`: a transform of vectors with `len(columns)` entries, or a bijection with flowjax's methods.
+
+    **Raises:** `ValueError` if there are no columns, a column is given twice, or `transform` is for another shape.
+    `TypeError` if `transform` is not a transform.
 
     ```python
     import flowprop as fp
     import jax.numpy as jnp
 
-    # The first coordinate is an angle, the third lies between 0 and 1.
-    transform = fp.Chain(fp.OnColumns((0,), fp.Circular(2 * jnp.pi)), fp.OnColumns((2,), fp.Bounded(0.0, 1.0)))
-    transform.forward(jnp.array([0.1, 5.0, 0.5]))  # [0.04, 5.0, 0.0]
+    # The first coordinate is an angle, the third is between 0 and 1.
+    transform = fp.Chain(
+        fp.OnColumns((0,), fp.Circular(2 * jnp.pi)),
+        fp.OnColumns((2,), fp.Bounded(0.0, 1.0)),
+    )
+    print(transform.forward(jnp.array([0.1, 5.0, 0.5])).round(3))  # [0.044 5.    0.   ]
     ```
-
-    **Arguments:**
-
-    - `columns`: the indices of the coordinates, in the order in which `transform` takes them. Negative ones count from
-      the end.
-    - `transform`: a transform of vectors of `len(columns)` entries, or a bijection with flowjax's methods.
-
-    **Raises:** `ValueError` if there are no columns, one comes twice, or `transform` is for another shape. `TypeError`
-    for what is no transform.
     """
 
     columns: tuple[int, ...] = eqx.field(static=True)
@@ -55,7 +58,7 @@ class OnColumns(AbstractTransform):
 
     @property
     def is_bijective(self) -> bool:
-        """Whether the transform is."""
+        """Whether the transform of the columns is bijective."""
         return self.transform.is_bijective
 
     @property
@@ -64,20 +67,42 @@ class OnColumns(AbstractTransform):
         return (None,)
 
     def forward_and_log_det(self, data: Data) -> tuple[Float[Array, " d"], Scalar]:
-        """One vector with its columns transformed, and the log-determinant of that."""
+        """One vector with its columns transformed, and the log-determinant of this transform.
+
+        **Arguments:**
+
+        - `data`: one example, `(d,)`.
+
+        **Returns:** `z`, `(d,)`, and the log-determinant, a scalar.
+        """
         data = self._one("data", data)
         part, log_det = self.transform.forward_and_log_det(self._of(data))
         return self._put(data, part), log_det
 
     def inverse_and_log_det(self, z: Data) -> tuple[Float[Array, " d"], Scalar]:
-        """One vector with its columns transformed back, and the log-determinant of the way there."""
+        """One vector with its columns transformed back, and the log-determinant of the forward map there.
+
+        **Arguments:**
+
+        - `z`: one point in the flow's coordinates, `(d,)`.
+
+        **Returns:** the data, `(d,)`, and the log-determinant, a scalar.
+        """
         z = self._one("z", z)
         part, log_det = self.transform.inverse_and_log_det(self._of(z))
         return self._put(z, part), log_det
 
     @checked
     def draw(self, data: Data, *, key: PRNGKey | None = None) -> Float[Array, " d"]:
-        """One vector with its columns drawn."""
+        """One vector with the `draw` of its columns.
+
+        **Arguments:**
+
+        - `data`: one example, `(d,)`.
+        - `key`: one typed key. It is needed unless the transform is bijective.
+
+        **Returns:** `z`, `(d,)`.
+        """
         data = self._one("data", data)
         return self._put(data, self.transform.draw(self._of(data), key=key))
 
@@ -85,13 +110,28 @@ class OnColumns(AbstractTransform):
     def preimages(
         self, data: Data, *, key: PRNGKey | None = None
     ) -> tuple[Float[Array, "preimages d"], Float[Array, " preimages"]]:
-        """One vector with each of the preimages of its columns."""
+        """One vector with each of the preimages of its columns.
+
+        **Arguments:**
+
+        - `data`: one example, `(d,)`.
+        - `key`: one typed key, if the preimages are random.
+
+        **Returns:** the points, `(num_preimages, d)`, and their log-weights, `(num_preimages,)`.
+        """
         data = self._one("data", data)
         parts, log_weights = self.transform.preimages(self._of(data), key=key)
         return self._put(jnp.tile(data, (len(parts), 1)), parts), log_weights
 
     def requirements(self, data: np.ndarray) -> Iterator[Requirement]:
-        """Those of the transform, in its columns."""
+        """The requirements of the transform on its columns.
+
+        **Arguments:**
+
+        - `data`: a batch, `(n, d)`.
+
+        **Returns:** an iterator over tuples: the fault, the remedy, and a mask of the values without the fault.
+        """
         columns = self._indices(data.shape[-1])
         for fault, remedy, right in self.transform.requirements(data[:, columns]):
             whole = np.ones(data.shape, bool)

@@ -1,4 +1,4 @@
-"""The mean and the standard deviation of a data set, in double precision, and what makes them unusable."""
+"""The mean and the standard deviation of a data set, in double precision, with checks that both can be used."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ _REMEDY = "give an array of shape (rows, *shape)"
 
 
 class Moments(NamedTuple):
-    """Of a data set whose columns all vary.
+    """The moments of a data set in which every column varies.
 
     `rounding` is the distance between neighbouring values of the data's dtype, at the largest value of each column.
     """
@@ -25,16 +25,16 @@ class Moments(NamedTuple):
 
 
 def moments(points: Numbers) -> Moments:
-    """Mean and standard deviation over the first axis, or an error that names the columns which have none."""
+    """Mean and standard deviation over the first axis, or an error that names the unusable columns."""
     points = as_numbers("points", points, _REMEDY)
     if points.ndim < 2:
-        hint = "; `points[:, None]` makes one column" if points.ndim else ""
+        hint = "; for one column, `points[:, None]`" if points.ndim else ""
         raise ValueError(f"`points` has shape {points.shape}: {_REMEDY}{hint}")
     if len(points) < 2 or not points.size:
         raise ValueError(
-            f"`points` has shape {points.shape}: give at least two rows and one column, for a spread is fitted to them"
+            f"`points` has shape {points.shape}: give at least two rows and one column, to compute a spread"
         )
-    # In parts: a whole data set of images in double precision may not fit into the memory.
+    # In parts, because a whole data set of images in double precision may not fit into memory.
     size = max(1, 2**22 // max(1, points[0].size))
     parts = [slice(start, start + size) for start in range(0, len(points), size)]
     wrong = np.any([~np.isfinite(points[part].astype(np.float64)).all(axis=0) for part in parts], axis=0)
@@ -46,7 +46,7 @@ def moments(points: Numbers) -> Moments:
         )
     low, high = points.min(axis=0), points.max(axis=0)
     peak = np.maximum(np.abs(low.astype(np.float64)), np.abs(high.astype(np.float64)))
-    # Relative to the peak, so that squares neither overflow nor vanish.
+    # Relative to the peak, so that squares neither overflow nor underflow.
     unit = np.where(peak > 0, peak, 1.0)
     mean = sum((points[part] / unit).sum(axis=0) for part in parts) / len(points)
     std = np.sqrt(sum(((points[part] / unit - mean) ** 2).sum(axis=0) for part in parts) / len(points))

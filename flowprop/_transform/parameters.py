@@ -1,4 +1,4 @@
-"""The numbers of a transform: how they are given, checked and stored, and the precision that they are used in."""
+"""The parameters of a transform: how they are given, checked and stored, and the precision in which they are used."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from .._types import Real
 
 #: One example's data, or a batch of them: of any numeric type, from NumPy or JAX.
 Data = Shaped[Array | np.ndarray, "*shape"] | Real
-#: A number, a list of numbers, or an array of NumPy or JAX. `parameter` checks it.
+#: A number, a list of numbers, or a NumPy or JAX array. `parameter` checks it.
 Numbers = Any
 
 
@@ -29,7 +29,7 @@ def widen(array: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def like(frozen: Frozen, data: Float[Array, "*data"]) -> Float[Array, "*shape"]:
-    """A stored array in the precision of the data, then widened: a bound is a number that the data can reach."""
+    """A stored array, rounded to the precision of the data and widened, so that data can be equal to a bound."""
     return widen(frozen.value.astype(data.dtype))
 
 
@@ -39,14 +39,14 @@ def sum_of(values: Float[Array, "*parameter"], data: Float[Array, "*shape"]) -> 
 
 
 def as_numbers(name: str, value: Any, remedy: str) -> np.ndarray:
-    """What the user gave as a NumPy array of real numbers in native byte order, or a `TypeError`."""
+    """The user's value as a NumPy array of real numbers in native byte order, or a `TypeError`."""
     if isinstance(value, jax.core.Tracer):
-        raise TypeError(f"`{name}` is traced: {remedy}, outside of `jax.jit`, `jax.vmap` and `jax.grad`")
+        raise TypeError(f"`{name}` is traced: {remedy}, outside `jax.jit`, `jax.vmap` and `jax.grad`")
     known = isinstance(value, np.ndarray | np.generic | jax.Array | list | tuple | float | int)
     if not known or isinstance(value, np.ma.MaskedArray):
         raise TypeError(
-            f"`{name}` is a {type(value).__name__} where an array of numbers is needed: {remedy}; of a data frame, by "
-            "its `.to_numpy()`"
+            f"`{name}` is a {type(value).__name__} where an array of numbers is needed: {remedy}; for a data frame, "
+            "use its `.to_numpy()`"
         )
     try:
         array = np.asarray(value)
@@ -58,11 +58,11 @@ def as_numbers(name: str, value: Any, remedy: str) -> np.ndarray:
 
 
 def parameter(name: str, value: Numbers, remedy: str, *, positive: bool = False) -> Float[np.ndarray | Array, "*shape"]:
-    """A parameter in double precision, checked: finite, and above zero if `positive`. A traced one passes."""
+    """A parameter in double precision, checked: finite, and above zero if `positive`. A traced one is not checked."""
     if isinstance(value, jax.core.Tracer):
         return as_floats(value)
     array = np.asarray(as_numbers(name, value, remedy), np.float64)
-    # In the precision that it will be stored in: there it may have become zero or infinite.
+    # Checked in the precision in which it will be stored: rounding may have made it zero or infinite.
     with np.errstate(over="ignore", under="ignore"):
         stored = np.asarray(array, jax.dtypes.canonicalize_dtype(np.float64))
     wrong = np.asarray(~np.isfinite(stored))
@@ -76,7 +76,7 @@ def parameter(name: str, value: Numbers, remedy: str, *, positive: bool = False)
 
 
 def name_entries(wrong: np.ndarray, most: int = 6) -> str:
-    """In words: the entries of one example at which `wrong` is true."""
+    """The entries of one example at which `wrong` is true, in words."""
     places = np.argwhere(wrong)
     names = [str(place[0]) if len(place) == 1 else str(tuple(int(i) for i in place)) for place in places[:most]]
     more = f" and {len(places) - most} more" if len(places) > most else ""
@@ -88,7 +88,7 @@ def name_entries(wrong: np.ndarray, most: int = 6) -> str:
 def same_shape(
     first: tuple[str, np.ndarray | Array], second: tuple[str, np.ndarray | Array], remedy: str
 ) -> tuple[int, ...] | None:
-    """The shape of two parameters of which a scalar holds for all coordinates: `None` if both are scalars."""
+    """The common shape of two parameters, of which either may be a scalar: `None` if both are scalars."""
     (name, a), (other, b) = first, second
     if a.shape != b.shape and a.ndim and b.ndim:
         raise ValueError(f"`{name}` has shape {a.shape} and `{other}` has shape {b.shape}: {remedy}")
@@ -101,11 +101,11 @@ def freeze(array: np.ndarray | Array) -> Frozen:
 
 
 def freeze_in_two(array: np.ndarray | Array) -> tuple[Frozen, Frozen]:
-    """The array and the remainder that its rounding left: together they hold a float64 in two float32."""
+    """The array in JAX's default precision, and the remainder of its rounding: two float32 for one float64."""
     if isinstance(array, jax.core.Tracer):
         rounded = jnp.asarray(array, float)
         return Frozen(rounded), Frozen(jnp.zeros_like(rounded))
-    # By NumPy: inside of a transformation, such as `eqx.filter_eval_shape`, JAX would not know the numbers.
+    # With NumPy: inside a transformation, such as `eqx.filter_eval_shape`, JAX does not have the values.
     wide = np.asarray(array, np.float64)
     remainder = wide - wide.astype(jax.dtypes.canonicalize_dtype(np.float64)).astype(np.float64)
     return Frozen(jnp.asarray(wide, float)), Frozen(jnp.asarray(remainder, float))

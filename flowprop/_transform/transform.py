@@ -1,4 +1,4 @@
-"""What a transform is, what follows from its few methods, and the transform that changes nothing."""
+"""The interface of a transform, the methods that follow from it, and the transform that changes nothing."""
 
 import abc
 from collections.abc import Callable, Iterator
@@ -14,26 +14,27 @@ from .._types import PRNGKey, Scalar, check_key, check_shape, checked
 from .parameters import Data, as_floats, name_entries
 
 
-#: The shape of one example, in which `None` stands for any size; `None` alone for any shape.
+#: The shape of one example, in which `None` stands for any size. Instead of a tuple, `None` stands for any shape.
 Shape = tuple[int | None, ...] | None
-#: What is wrong with a value, what to do, and which entries of a batch are right.
+#: The fault in words, the remedy in words, and a mask of the values of a batch without the fault.
 Requirement = tuple[str, str, Bool[np.ndarray, "batch *shape"]]
 
 
 class AbstractTransform(eqx.Module):
-    """A map from data, in the user's units, to the coordinates `z` of a flow, in which the noise is `N(0, I)`.
+    """A map from data in the user's units to the coordinates `z` of a flow, in which the noise is `N(0, I)`.
 
-    The density in the user's units is `log p(data) = log q(z) + log |dz/ddata|`, where `q` is the density in the
-    flow's coordinates. Some transforms are not bijective: one data point has several `z`, or a range of them. Then
-    `draw` gives one of them at random, which is what the flow is trained on, and `preimages` gives what the
-    likelihood is summed over.
+    The density in the user's units is `log p(data) = log q(z) + log |dz/ddata|`, where `q` is the density in the flow's
+    coordinates. Some transforms are not bijective: one data point has several `z`, or a continuous range of them. For
+    such a transform, `draw` returns one `z` at random, on which the flow is trained, and `preimages` returns the points
+    over which the likelihood is summed.
 
-    Nothing in a transform is trained. A transform is also a function of one array, the same as `forward`, so that it
-    can encode a condition. For your own bijective transform, use [`flowprop.AbstractBijectiveTransform`][], or give
-    the flow any object that has the methods of a [flowjax](https://danielward27.github.io/flowjax/) bijection.
+    Nothing in a transform is trained. A transform can also be called as a function of one array, the same as `forward`,
+    so it can encode a condition. For your own bijective transform, use [`flowprop.AbstractBijectiveTransform`][], or
+    give the flow any object that has the methods of a [flowjax](https://danielward27.github.io/flowjax/) bijection. For
+    a transform that is not bijective, define all abstract methods.
     """
 
-    #: Whether data are in the flow's coordinates already.
+    #: Whether the data are already in the flow's coordinates.
     is_identity: ClassVar[bool] = False
 
     @property
@@ -44,29 +45,68 @@ class AbstractTransform(eqx.Module):
     @property
     @abc.abstractmethod
     def shape(self) -> Shape:
-        """The shape of one example, with `None` for a size that may be any; `None` alone if any shape will do."""
+        """The shape of one example, with `None` for an arbitrary size; `None` if the whole shape is arbitrary."""
 
     @abc.abstractmethod
     def forward_and_log_det(self, data: Data) -> tuple[Float[Array, "*shape"], Scalar]:
-        """One example to `z`, and `log |dz/ddata|`, which is minus infinity outside of the support."""
+        """One example to `z`, and `log |dz/ddata|`.
+
+        **Arguments:**
+
+        - `data`: one example, `(*shape)`.
+
+        **Returns:** `z`, `(*shape)`, and the log-determinant, a scalar: minus infinity outside the support.
+        """
 
     @abc.abstractmethod
     def inverse_and_log_det(self, z: Data) -> tuple[Float[Array, "*shape"], Scalar]:
-        """One `z` to data, and `log |dz/ddata|` there: that of `forward`, computed from `z`."""
+        """One `z` to data, and `log |dz/ddata|` there.
+
+        **Arguments:**
+
+        - `z`: one point in the flow's coordinates, `(*shape)`.
+
+        **Returns:** the data, `(*shape)`, and the log-determinant, a scalar: the same quantity as that of
+        `forward_and_log_det`, computed from `z`.
+        """
 
     @abc.abstractmethod
     def draw(self, data: Data, *, key: PRNGKey | None = None) -> Float[Array, "*shape"]:
-        """One of the `z` of one example: what a flow is trained on. `key` is needed unless `is_bijective`."""
+        """One of the `z` of one example, at random. A flow is trained on it.
+
+        **Arguments:**
+
+        - `data`: one example, `(*shape)`.
+        - `key`: one typed key. It is needed unless `is_bijective`.
+
+        **Returns:** `z`, `(*shape)`.
+        """
 
     @abc.abstractmethod
     def preimages(
         self, data: Data, *, key: PRNGKey | None = None
     ) -> tuple[Float[Array, "preimages *shape"], Float[Array, " preimages"]]:
-        """Points `z_j` and weights such that `log p(data) = logsumexp_j(log q(z_j) + log_weights_j)`."""
+        """Points `z_j` and weights such that `log p(data) = logsumexp_j(log q(z_j) + log_weights_j)`.
+
+        **Arguments:**
+
+        - `data`: one example, `(*shape)`.
+        - `key`: one typed key, for a transform whose preimages are random.
+
+        **Returns:** the points, `(num_preimages, *shape)`, and their log-weights, `(num_preimages,)`.
+        """
 
     @abc.abstractmethod
     def requirements(self, data: np.ndarray) -> Iterator[Requirement]:
-        """For a batch: what is wrong with a value, the remedy, and a mask of the values that are right."""
+        """The requirements on the values of a batch of data. `fit` checks them before training.
+
+        **Arguments:**
+
+        - `data`: a batch, `(n, *shape)`.
+
+        **Returns:** an iterator over tuples: the fault in words, the remedy in words, and a mask `(n, *shape)`, or
+        `(n,)`, of the values without the fault.
+        """
 
     @checked
     def forward(self, data: Data) -> Float[Array, "*shape"]:
@@ -74,8 +114,8 @@ class AbstractTransform(eqx.Module):
 
         **Arguments:**
 
-        - `data`: one example. If the transform knows the shape of an example, also a batch of them, `(n, *shape)`.
-          With scalar parameters a transform does not know it, and takes what it is given as one example.
+        - `data`: one example, `(*shape)`. If the transform knows the shape of an example, also a batch, `(n, *shape)`.
+          A transform with scalar parameters does not know it, and treats any array as one example.
 
         **Returns:** `z`, of the same shape.
 
@@ -89,7 +129,7 @@ class AbstractTransform(eqx.Module):
 
         **Arguments:**
 
-        - `z`: one point or a batch of them, as in `forward`.
+        - `z`: one point, `(*shape)`. If the transform knows the shape of an example, also a batch, `(n, *shape)`.
 
         **Returns:** data, of the same shape.
 
@@ -99,29 +139,38 @@ class AbstractTransform(eqx.Module):
 
     @checked
     def log_det(self, data: Data) -> Float[Array, "*batch"]:
-        """`log |dz/ddata|`, by which the log-density changes.
+        """`log |dz/ddata|`, the change of the log-density.
 
         **Arguments:**
 
-        - `data`: one example or a batch of them, as in `forward`.
+        - `data`: one example, `(*shape)`. If the transform knows the shape of an example, also a batch, `(n, *shape)`.
 
-        **Returns:** a scalar for one example, `(n,)` for a batch. Minus infinity outside of the support.
+        **Returns:** a scalar for one example, `(n,)` for a batch. Minus infinity outside the support.
 
         **Raises:** `ValueError` for a shape that does not fit.
         """
         return self._map(lambda one: self.forward_and_log_det(one)[1], data)
 
     def __call__(self, data: Data) -> Float[Array, "*shape"]:
-        """The same as `forward`."""
-        return self.forward(data)
-
-    def check_data(self, name: str, data: np.ndarray) -> None:
-        """Raise a `ValueError`, which names column and rows, unless a flow can be trained on this data.
+        """The same as `forward`.
 
         **Arguments:**
 
-        - `name`: what the user calls the data.
+        - `data`: one example, or a batch of them if the transform knows the shape of an example.
+
+        **Returns:** `z`, of the same shape.
+        """
+        return self.forward(data)
+
+    def check_data(self, name: str, data: np.ndarray) -> None:
+        """Raise a `ValueError`, with the column and the rows, unless a flow can be trained on this data.
+
+        **Arguments:**
+
+        - `name`: the name of the data in the error message.
         - `data`: a whole batch, `(n, *shape)`.
+
+        **Raises:** `ValueError` for a shape that does not fit, or for values that the transform cannot take.
         """
         if self.shape is not None:
             check_shape(name, data, (None, *self.shape), "a batch axis, then the shape that `transform` is for")
@@ -134,23 +183,25 @@ class AbstractTransform(eqx.Module):
             raise ValueError(f"`{name}` has {fault} ({entries}{len(rows)} of {len(right)} rows: {listed}): {remedy}")
 
     def check_shape(self, name: str, shape: tuple[int, ...]) -> None:
-        """Raise a `ValueError` unless the transform takes one example of `shape` and returns one of the same shape.
+        """Raise a `ValueError` unless the transform maps one example of `shape` to the same shape.
 
         **Arguments:**
 
-        - `name`: of the argument that holds the transform.
-        - `shape`: of one example.
+        - `name`: the name of the argument that holds the transform.
+        - `shape`: the shape of one example.
+
+        **Raises:** `ValueError` if the transform is for another shape, or changes the shape.
         """
         if self.shape is not None and not _fits(shape, self.shape):
             raise ValueError(
-                f"`{name}` is for examples of shape {self.shape} where the flow's `shape` is {shape}: make it for that "
-                "shape"
+                f"`{name}` is for examples of shape {self.shape} where the flow's `shape` is {shape}: make one for "
+                "that shape"
             )
         one = jax.ShapeDtypeStruct(shape, jnp.float32)
         z, log_det = jax.eval_shape(self.forward_and_log_det, one)
         if (z.shape, log_det.shape) != (shape, ()):
             raise ValueError(
-                f"`{name}` makes shape {z.shape} and a `log_det` of shape {log_det.shape} of one example of shape "
+                f"`{name}` returns shape {z.shape} and a `log_det` of shape {log_det.shape} for one example of shape "
                 f"{shape}: give a transform that keeps the shape and returns a scalar `log_det`"
             )
 
@@ -168,7 +219,7 @@ class AbstractTransform(eqx.Module):
 class AbstractBijectiveTransform(AbstractTransform):
     """A transform under which every data point has exactly one `z`.
 
-    A class of your own defines `shape`, `forward_and_log_det`, `inverse_and_log_det` and `requirements`:
+    A transform of your own defines `shape`, `forward_and_log_det`, `inverse_and_log_det` and `requirements`.
 
     ```python
     import equinox as eqx
@@ -186,6 +237,10 @@ class AbstractBijectiveTransform(AbstractTransform):
 
         def requirements(self, data):
             yield from ()
+
+    points = jnp.array([0.0, 10.0])
+    print(Sinh().forward(points).round(4))  # [0.     2.9982]
+    print(Sinh().inverse(Sinh().forward(points)).round(3))  # [ 0. 10.]
     ```
     """
 
@@ -195,24 +250,40 @@ class AbstractBijectiveTransform(AbstractTransform):
         return True
 
     def draw(self, data: Data, *, key: PRNGKey | None = None) -> Float[Array, "*shape"]:
-        """The one `z` of this example. `key` is not used."""
+        """The only `z` of this example.
+
+        **Arguments:**
+
+        - `data`: one example, `(*shape)`.
+        - `key`: not used.
+
+        **Returns:** `z`, `(*shape)`.
+        """
         return self.forward_and_log_det(data)[0]
 
     def preimages(
         self, data: Data, *, key: PRNGKey | None = None
     ) -> tuple[Float[Array, "1 *shape"], Float[Array, " 1"]]:
-        """The one `z` of this example, with `log |dz/ddata|` as its weight. `key` is not used."""
+        """The only `z` of this example, with `log |dz/ddata|` as its log-weight.
+
+        **Arguments:**
+
+        - `data`: one example, `(*shape)`.
+        - `key`: not used.
+
+        **Returns:** the point, `(1, *shape)`, and its log-weight, `(1,)`.
+        """
         z, log_det = self.forward_and_log_det(data)
         return z[None], log_det[None]
 
 
 class IdentityTransform(AbstractBijectiveTransform):
-    """The transform that changes nothing: data in the coordinates of the flow already.
+    """The transform that changes nothing: the data are already in the coordinates of the flow.
 
     ```python
     import flowprop as fp
 
-    fp.IdentityTransform().forward(2.0)  # 2.0
+    print(fp.IdentityTransform().forward(2.0))  # 2.0
     ```
     """
 
@@ -220,20 +291,41 @@ class IdentityTransform(AbstractBijectiveTransform):
 
     @property
     def shape(self) -> Shape:
-        """`None`: any shape will do."""
+        """`None`: the shape is arbitrary."""
         return None
 
     def forward_and_log_det(self, data: Data) -> tuple[Float[Array, "*shape"], Scalar]:
-        """The example itself, and 0."""
+        """The example itself, and 0.
+
+        **Arguments:**
+
+        - `data`: one example, `(*shape)`.
+
+        **Returns:** `z`, `(*shape)`, and the log-determinant, a scalar.
+        """
         z = as_floats(data)
         return z, jnp.zeros((), z.dtype)
 
     def inverse_and_log_det(self, z: Data) -> tuple[Float[Array, "*shape"], Scalar]:
-        """The point itself, and 0."""
+        """The point itself, and 0.
+
+        **Arguments:**
+
+        - `z`: one point in the flow's coordinates, `(*shape)`.
+
+        **Returns:** the data, `(*shape)`, and the log-determinant, a scalar.
+        """
         return self.forward_and_log_det(z)
 
     def requirements(self, data: np.ndarray) -> Iterator[Requirement]:
-        """None."""
+        """No requirements.
+
+        **Arguments:**
+
+        - `data`: a batch, `(n, *shape)`.
+
+        **Returns:** an empty iterator.
+        """
         yield from ()
 
 

@@ -1,10 +1,24 @@
-"""Conformance: what any flow must get right, as checks to run on it.
+"""Conformance tests: checks that a flow library, this one or another, computes the right numbers.
 
-A check is a claim, which is its name. It is given the few callables that it looks at and no more: what a library does
-not offer is left out of the list. It measures one number, and says where that had to lie.
+The name of a check is a claim, such as `VelocityIsExact`. You give each check the few callables that it needs, from the
+library under test (the *subject*). Leave out the checks of features that the library does not have. Each check measures
+one number and reports the range in which this number must lie.
 
-The data are gaussians and mixtures, and labels, of which everything is known. In place of a trained network the subject
-is given the exact one ([`flowprop.conformance.Exact`][]), so that what remains to be wrong is the library.
+The data are gaussians, gaussian mixtures and labels, so every quantity has a known value. The subject uses the exact
+network ([`flowprop.conformance.Exact`][]) instead of a trained one. An error then comes from the library and not from
+training.
+
+```python
+import equinox as eqx
+import flowprop as fp
+import jax
+
+path, data = fp.CondOTPath(), fp.conformance.GAUSSIAN
+flow = fp.conformance.exact_flow(data, path, fp.VelocityPrediction())
+exact = fp.conformance.Exact(data, path)
+check = fp.conformance.VelocityIsExact(exact, eqx.filter_jit(flow.velocity))
+fp.conformance.assert_conforms([check], key=jax.random.key(0))
+```
 """
 
 from ._check import (

@@ -1,4 +1,4 @@
-"""What a perfectly trained flow would say: closed forms on a path, and the exact pushforward."""
+"""The values that a perfectly trained flow has: closed forms on the path, and the exact pushforward."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -14,23 +14,79 @@ from ._mixture import Mixture
 from ._runge_kutta import Grid, carry, coefficients, grid
 
 
-#: Other libraries' points come from NumPy.
+#: Other libraries may pass NumPy arrays.
 AnyPoint = Float[Array | np.ndarray, " d"]
 
 
 @runtime_checkable
 class GaussianPath(Protocol):
-    """Anything with `alpha(t)` and `sigma(t)` in JAX, element by element: `z_t = alpha z_1 + sigma z_0`."""
+    """The interface of a gaussian path `z_t = alpha(t) z_1 + sigma(t) z_0`: two methods, `alpha(t)` and `sigma(t)`.
+
+    Here `z_1` is data and `z_0` is noise from `N(0, I)` (the interpolant of
+    [Albergo et al. 2023](https://arxiv.org/abs/2303.08797)). Both methods must be written in JAX, so that they can be
+    differentiated, and must work element by element on arrays of times. All paths of this library, such as
+    [`flowprop.CondOTPath`][], have this interface. An object of another library needs no base class.
+
+    ```python
+    import flowprop as fp
+    import jax.numpy as jnp
+
+
+    class Trigonometric:
+        def alpha(self, t):
+            return jnp.sin(jnp.pi / 2 * t)
+
+        def sigma(self, t):
+            return jnp.cos(jnp.pi / 2 * t)
+
+
+    print(isinstance(Trigonometric(), fp.conformance.GaussianPath))  # True
+    exact = fp.conformance.Exact(fp.conformance.MIXTURE, Trigonometric())
+    ```
+    """
 
     def alpha(self, t: Any, /) -> Array:
-        """The factor of the data."""
+        """The factor of the data.
+
+        **Arguments:**
+
+        - `t`: one time or an array of times in [0, 1].
+
+        **Returns:** an array of the shape of `t`.
+        """
 
     def sigma(self, t: Any, /) -> Array:
-        """The factor of the noise."""
+        """The factor of the noise.
+
+        **Arguments:**
+
+        - `t`: one time or an array of times in [0, 1].
+
+        **Returns:** an array of the shape of `t`.
+        """
 
 
 class Fields(NamedTuple):
-    """What there is to say of a point of the path, or of many."""
+    """Target, noise, velocity and score at one point of the path, or at many points.
+
+    **Arguments:**
+
+    - `target`: the expected data `E[z_1 | z_t = z]` (x0-prediction or denoiser output in the literature).
+    - `noise`: the expected noise `E[z_0 | z_t = z]` (epsilon).
+    - `velocity`: the velocity of the probability-flow ODE.
+    - `score`: `grad_z log p_t(z)`.
+
+    Each has the shape of the points, `(d,)` or `(n, d)`.
+
+    ```python
+    import flowprop as fp
+    import numpy as np
+
+    exact = fp.conformance.Exact(fp.conformance.GAUSSIAN, fp.CondOTPath())
+    fields = exact.truth(np.array([0.2, 0.8]), np.zeros((2, 2)))
+    print(fields.velocity.shape)  # (2, 2)
+    ```
+    """
 
     target: Array | np.ndarray
     noise: Array | np.ndarray
@@ -38,21 +94,37 @@ class Fields(NamedTuple):
     score: Array | np.ndarray
 
 
-# No module: `jax.jit(exact.velocity)` must do, by whatever library.
+# Not an `eqx.Module`: any library must be able to call `jax.jit(exact.velocity)`.
 @dataclass(frozen=True, eq=False)
 class Exact:
-    """Data that is known exactly, on a path: the network of a flow that needs no training.
+    """The exact quantities of a flow whose data distribution is known: use it instead of a trained network.
 
-    `target`, `noise`, `velocity` and `score` see one point. Give the one that your library's network should return in
-    place of a network. `transport`, `log_prob` and `moments` are what the flow must then give, computed in double
-    precision by a Runge-Kutta method of its own.
+    `target`, `noise`, `velocity` and `score` take one point. Give your library the one that its network predicts.
+    `transport`, `log_prob` and `moments` are the results that the flow must then have. They are computed in double
+    precision with a separate Runge-Kutta method.
+
+    On the path `z_t = alpha z_1 + sigma z_0` the velocity of the probability-flow ODE is
+    `alpha' E[z_1 | z_t = z] + sigma' E[z_0 | z_t = z]`
+    ([Albergo et al. 2023](https://arxiv.org/abs/2303.08797), section 2).
 
     **Arguments:**
 
-    - `data`: a gaussian or a mixture of them.
-    - `path`: such as [`flowprop.CondOTPath`][], or any object with methods `alpha(t)` and `sigma(t)`.
-    - `span`: the times between which the flow is integrated. Its noise is gaussian of variance
-      `alpha^2 + sigma^2` at the first.
+    - `data`: the data distribution, a [`flowprop.conformance.Mixture`][].
+    - `path`: the path, such as [`flowprop.CondOTPath`][], or any object with methods `alpha(t)` and `sigma(t)`.
+    - `span`: the first and the last time of the integration. By default (0, 1). At the first time the noise is
+      gaussian with variance `alpha^2 + sigma^2`.
+
+    ```python
+    import flowprop as fp
+    import jax
+    import numpy as np
+
+    exact = fp.conformance.Exact(fp.conformance.GAUSSIAN, fp.CondOTPath())
+    z1 = exact.data.sample(5, key=jax.random.key(0))
+    # On this path the flow starts with pure noise, so it has the density of the data.
+    error = exact.log_prob(z1) - jax.vmap(exact.data.log_prob)(z1)
+    print(bool(np.abs(error).max() < 1e-3))  # True
+    ```
     """
 
     data: Mixture
@@ -60,57 +132,139 @@ class Exact:
     span: tuple[float, float] = (0.0, 1.0)
 
     def target(self, t: Time, z: AnyPoint, x: PyTree = None) -> Point:
-        """`E[z_1 | z_t = z]`."""
+        """The target `E[z_1 | z_t = z]`: the expected data, called x0-prediction or denoiser output in the literature.
+
+        **Arguments:**
+
+        - `t`: the time.
+        - `z`: one point `(d,)` on the path.
+        - `x`: ignored. A network may be called with a condition.
+
+        **Returns:** an array `(d,)`.
+        """
         return self.data.expectations(self.path.alpha(t), self.path.sigma(t), jnp.asarray(z))[0]
 
     def noise(self, t: Time, z: AnyPoint, x: PyTree = None) -> Point:
-        """`E[z_0 | z_t = z]`."""
+        """The noise `E[z_0 | z_t = z]`: the expected noise, called epsilon in the literature.
+
+        **Arguments:**
+
+        - `t`: the time.
+        - `z`: one point `(d,)` on the path.
+        - `x`: ignored. A network may be called with a condition.
+
+        **Returns:** an array `(d,)`.
+        """
         return self.data.expectations(self.path.alpha(t), self.path.sigma(t), jnp.asarray(z))[1]
 
     def velocity(self, t: Time, z: AnyPoint, x: PyTree = None) -> Point:
-        """`alpha' E[z_1 | z_t = z] + sigma' E[z_0 | z_t = z]`."""
+        """The velocity of the probability-flow ODE, `alpha' E[z_1 | z_t = z] + sigma' E[z_0 | z_t = z]`.
+
+        **Arguments:**
+
+        - `t`: the time.
+        - `z`: one point `(d,)` on the path.
+        - `x`: ignored. A network may be called with a condition.
+
+        **Returns:** an array `(d,)`.
+        """
         alpha, sigma = self.path.alpha, self.path.sigma
         coefficients = (alpha(t), sigma(t), derivative(alpha, t), derivative(sigma, t))
         return self.data.velocity(coefficients, jnp.asarray(z))
 
     def score(self, t: Time, z: AnyPoint, x: PyTree = None) -> Point:
-        """`grad log p_t(z)`."""
+        """The score `grad_z log p_t(z)`.
+
+        **Arguments:**
+
+        - `t`: the time.
+        - `z`: one point `(d,)` on the path.
+        - `x`: ignored. A network may be called with a condition.
+
+        **Returns:** an array `(d,)`.
+        """
         return self.data.score(self.path.alpha(t), self.path.sigma(t), jnp.asarray(z))
 
     def truth(self, times: Float[np.ndarray, " n"], z: Float[Array | np.ndarray, "n d"]) -> Fields:
-        """All four at many points, each at a time of its own, in double precision."""
+        """Target, noise, velocity and score at many points, in double precision.
+
+        **Arguments:**
+
+        - `times`: one time for each point, `(n,)`.
+        - `z`: the points on the path, `(n, d)`.
+
+        **Returns:** the [`flowprop.conformance.Fields`][], each of shape `(n, d)`.
+        """
         with jax.enable_x64(True):
             values = _fields(self.data, jnp.asarray(coefficients(self.path, times)), jnp.asarray(np.asarray(z), float))
             return Fields(*map(np.asarray, values))
 
     def draw(self, times: Float[np.ndarray, " n"], *, key: PRNGKey) -> Float[Array, "n d"]:
-        """Points of the path, one at each time."""
+        """Draw one point of the path at each time: `alpha(t) z_1 + sigma(t) z_0`.
+
+        **Arguments:**
+
+        - `times`: the times, `(n,)`.
+        - `key`: a typed key.
+
+        **Returns:** points `(n, d)` in path coordinates.
+        """
         key_data, key_noise = jax.random.split(key)
         z1 = self.data.sample(len(times), key=key_data)
         alpha, sigma = jnp.asarray(coefficients(self.path, times)[:, :2].T[..., None], z1.dtype)
         return alpha * z1 + sigma * jax.random.normal(key_noise, z1.shape)
 
     def draw_noise(self, num_points: int, *, key: PRNGKey) -> Float[Array, "{num_points} d"]:
-        """Where samples start: gaussian noise, of variance 1 but for a span that starts late."""
+        """Draw the start points of samples: gaussian noise with variance `alpha^2 + sigma^2` at the first time.
+
+        The variance is 1 if the span starts at t = 0.
+
+        **Arguments:**
+
+        - `num_points`: how many points to draw.
+        - `key`: a typed key.
+
+        **Returns:** points `(num_points, d)`.
+        """
         noise_std = np.hypot(*coefficients(self.path, np.asarray(self.span[:1]))[0, :2])
         return float(noise_std) * jax.random.normal(key, (num_points, self.data.means.shape[1]))
 
     @checked
     def transport(self, z0: Float[Array | np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
-        """Where the ODE carries noise to, in data coordinates `z / alpha` at the end."""
+        """The end points of the probability-flow ODE, in data coordinates: `z / alpha` at the last time.
+
+        **Arguments:**
+
+        - `z0`: the start points (noise), `(n, d)`.
+
+        **Returns:** the end points, `(n, d)`, in double precision.
+        """
         solve = grid(self.path, self.span, 500)
         return carry(self.data, solve, z0)[0] / solve.coefficients[-1, -1, 0]
 
     @checked
     def log_prob(self, z1: Float[Array | np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
-        """The log-density of the flow at data, in nats: the pushforward of the noise by the ODE."""
+        """The log-density of the flow at data, in nats.
+
+        This is the density of the noise after the ODE has moved it (the pushforward). It follows from the integral of
+        the divergence, `d log p / dt = -div v` ([Chen et al. 2018](https://arxiv.org/abs/1806.07366), theorem 1).
+
+        **Arguments:**
+
+        - `z1`: data points, `(n, d)`.
+
+        **Returns:** log-densities `(n,)`, in double precision.
+        """
         return self._log_prob(z1, grid(self.path, self.span, 500))
 
     def moments(self) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d d"]]:
-        """Mean and covariance of the flow's samples: the integrals of its density over a grid, in few dimensions.
+        """The mean and the covariance of the samples of the flow, as integrals of its density over a grid.
 
-        The trapezoidal rule on a smooth density that ends in the grid is as good as exact once its spacing is that of
-        the narrowest deviation.
+        Use it in one or two dimensions: the number of grid points grows exponentially with the dimension. The error of
+        the trapezoidal rule is negligible if the density is smooth, lies inside the grid, and the spacing is at most
+        the smallest standard deviation.
+
+        **Returns:** the mean `(d,)` and the covariance `(d, d)`, in double precision.
         """
         mean, deviation, narrowest = self.data.mean, np.sqrt(np.diag(self.data.covariance)), self.data.variances.min()
         num_nodes = max(48, int(np.ceil(12 * deviation.max() / np.sqrt(narrowest))))

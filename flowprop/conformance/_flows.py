@@ -1,4 +1,4 @@
-"""This library's flows as a subject: the exact network in each prediction's own units, and the checks."""
+"""Flows of this library under test: the exact network for each kind of prediction, and ready-made lists of checks."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -26,14 +26,28 @@ from ._sampling import SamplesHaveMoments
 
 
 class Denoiser(eqx.Module):
-    """The network that knows the data: it returns what a prediction asks for, exactly.
+    """An exact network for a flow of this library: it returns the output that the flow's prediction expects.
+
+    It computes `E[z_1 | z_t = z]` and `E[z_0 | z_t = z]` of known data in closed form and converts them: to the target,
+    the noise, the velocity or the output of a [`flowprop.PreconditionedPrediction`][]. Use
+    [`flowprop.conformance.exact_flow`][] to build a flow with it.
 
     **Arguments:**
 
-    - `data`: a gaussian or a mixture of them.
-    - `path`, `prediction`: those of the flow.
+    - `data`: the data distribution, a [`flowprop.conformance.Mixture`][].
+    - `path`: the path of the flow.
+    - `prediction`: the prediction of the flow.
 
-    **Raises:** `TypeError` when called, for a prediction of another kind.
+    **Raises:** `TypeError`, when called, for any other kind of prediction.
+
+    ```python
+    import flowprop as fp
+    import jax.numpy as jnp
+
+    path, prediction = fp.CondOTPath(), fp.VelocityPrediction()
+    network = fp.conformance.Denoiser(fp.conformance.MIXTURE, path, prediction)
+    print(network(0.5, jnp.zeros(2)).shape)  # (2,)
+    ```
     """
 
     data: Mixture
@@ -56,37 +70,59 @@ class Denoiser(eqx.Module):
             case PreconditionedPrediction(data_std=s):
                 return (sigma / s * target - alpha * s * noise) / jnp.hypot(alpha * s, sigma)
         raise TypeError(
-            f"`prediction` is {type(self.prediction).__name__}, whose exact output is not known here: make the flow "
-            "with a network of your own that returns it"
+            f"`prediction` is {type(self.prediction).__name__}, and `Denoiser` does not know its exact output: build "
+            "the flow with your own network that returns it"
         )
 
 
 @checked
 def exact_flow(data: Mixture, path: AbstractPath, prediction: AbstractPrediction) -> Flow:
-    """A flow that needs no training, for it knows its data.
+    """Build a flow whose network is exact for known data, so that it needs no training.
 
     **Arguments:**
 
-    - `data`: a gaussian or a mixture of them.
-    - `path`, `prediction`: as of [`flowprop.Flow`][].
+    - `data`: the data distribution, a [`flowprop.conformance.Mixture`][].
+    - `path`: the path from noise to data, such as [`flowprop.CondOTPath`][].
+    - `prediction`: what the network predicts, such as [`flowprop.VelocityPrediction`][].
 
-    **Returns:** the flow.
+    **Returns:** the [`flowprop.Flow`][], with a [`flowprop.conformance.Denoiser`][] as its network.
+
+    **Raises:** `ValueError` if [`flowprop.Flow`][] refuses the combination.
+
+    ```python
+    import flowprop as fp
+    import jax.numpy as jnp
+
+    data, path = fp.conformance.GAUSSIAN, fp.CondOTPath()
+    flow = fp.conformance.exact_flow(data, path, fp.TargetPrediction())
+    print(flow.velocity(0.5, jnp.zeros(2)).shape)  # (2,)
+    ```
     """
     return Flow(Denoiser(data, path, prediction), path, prediction, shape=data.mean.shape)
 
 
 @checked
 def field_checks(flow: Flow, data: Mixture) -> list[AbstractCheck]:
-    """What a flow of this library must say at a point: velocity, target, noise and score.
+    """Make the checks of a flow of this library at single points: velocity, target, noise and score.
 
-    For a path or a prediction of your own: `assert_conforms(field_checks(flow, data), key=key)`.
+    Use it to test your own path or prediction.
 
     **Arguments:**
 
-    - `flow`: one whose network knows the data, such as [`flowprop.conformance.exact_flow`][] makes.
-    - `data`: the data that it knows.
+    - `flow`: a flow whose network is exact for `data`, for example from [`flowprop.conformance.exact_flow`][].
+    - `data`: the data distribution of the flow, a [`flowprop.conformance.Mixture`][].
 
-    **Returns:** the checks.
+    **Returns:** a list of four checks.
+
+    ```python
+    import flowprop as fp
+    import jax
+
+    data, path = fp.conformance.GAUSSIAN, fp.trigonometric_path()
+    flow = fp.conformance.exact_flow(data, path, fp.VelocityPrediction())
+    checks = fp.conformance.field_checks(flow, data)
+    fp.conformance.assert_conforms(checks, key=jax.random.key(0))
+    ```
     """
     exact = Exact(data, flow.path, flow.span)
     return [
@@ -99,9 +135,26 @@ def field_checks(flow: Flow, data: Mixture) -> list[AbstractCheck]:
 
 @checked
 def solve_checks(flow: Flow, data: Mixture) -> list[AbstractCheck]:
-    """What a flow of this library must give when it is integrated: samples and log-likelihood.
+    """Make the checks of a flow of this library that integrate its ODE: samples and log-likelihood.
 
-    Arguments as of [`flowprop.conformance.field_checks`][].
+    Use it to test your own path or prediction.
+
+    **Arguments:**
+
+    - `flow`: a flow whose network is exact for `data`, for example from [`flowprop.conformance.exact_flow`][].
+    - `data`: the data distribution of the flow, a [`flowprop.conformance.Mixture`][].
+
+    **Returns:** a list of two checks.
+
+    ```python
+    import flowprop as fp
+    import jax
+
+    data, path = fp.conformance.GAUSSIAN, fp.CondOTPath()
+    flow = fp.conformance.exact_flow(data, path, fp.VelocityPrediction())
+    checks = fp.conformance.solve_checks(flow, data)
+    fp.conformance.assert_conforms(checks, key=jax.random.key(0))
+    ```
     """
     exact = Exact(data, flow.path, flow.span)
     return [

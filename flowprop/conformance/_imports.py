@@ -1,4 +1,4 @@
-"""A check of what a package needs, and says it needs."""
+"""A check that a package declares the packages that it imports."""
 
 import ast
 import importlib.metadata
@@ -15,12 +15,31 @@ from ._check import AbstractCheck, Report
 @checked
 @dataclass(frozen=True)
 class ImportsAreDeclared(AbstractCheck):
-    """Every package that is imported is in the standard library or declared as a dependency, optional ones included.
+    """Checks that a package declares every package that it imports, as a required or an optional dependency.
+
+    It catches a package that works on its author's machine only, because it imports something that installing it does
+    not bring in. Modules of the standard library need no declaration. Names are compared in their normalised form
+    ([PEP 503](https://peps.python.org/pep-0503/)).
 
     **Arguments:**
 
-    - `folder`: the package's, whose name is the package's.
-    - `requirements`: what it declares, such as `importlib.metadata.requires("flowprop")`.
+    - `folder`: the folder of the package. Its name must be the name under which the package is imported.
+    - `requirements`: the declared dependencies, such as `importlib.metadata.requires("flowprop")`.
+
+    ```python
+    import importlib.metadata
+    from pathlib import Path
+
+    import flowprop as fp
+    import jax
+
+    folder = Path(fp.__file__).parent
+    requirements = importlib.metadata.requires("flowprop")
+    right = fp.conformance.ImportsAreDeclared(folder, requirements)
+    wrong = fp.conformance.ImportsAreDeclared(folder, ["jax"])
+    reports = fp.conformance.run([right, wrong], key=jax.random.key(0))
+    print([report.passed for report in reports])  # [True, False]
+    ```
     """
 
     folder: Path
@@ -40,7 +59,7 @@ class ImportsAreDeclared(AbstractCheck):
 
 
 def _imported(folder: Path) -> set[str]:
-    """The packages that its files import, wherever in them, but by relative imports."""
+    """The packages that the files of a folder import, anywhere in a file. Relative imports are left out."""
     names: set[str] = set()
     for path in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -52,5 +71,5 @@ def _imported(folder: Path) -> set[str]:
 
 
 def _normal(name: str) -> str:
-    """As package indices compare names."""
+    """A package name in its normalised form (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,4 +1,4 @@
-"""What a check puts around a network or an encoder before the subject uses it."""
+"""Wrappers for a network or an encoder that count its calls or remove its knowledge."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,36 +10,36 @@ from jaxtyping import PyTree
 
 
 class Tally:
-    """Counts on the host."""
+    """A counter on the host, also for calls in compiled programs."""
 
     def __init__(self) -> None:
         self._count = 0
 
     def __call__(self) -> None:
-        """One more."""
+        """Count one call."""
         self._count += 1
 
     @property
     def count(self) -> int:
-        """How many there were, once all computations that were begun have ended."""
+        """The number of calls so far. It first waits for all running computations to end."""
         jax.effects_barrier()
         return self._count
 
     def counted(self, function: Callable[..., PyTree]) -> Callable[..., PyTree]:
-        """`function`, which counts its calls: also those in compiled loops, and each example of a `jax.vmap`."""
+        """Wrap `function` to count its calls, also in compiled loops, and once for each example under `jax.vmap`."""
         return _Counted(function, self)
 
     def traced(self, function: Callable[..., PyTree]) -> Callable[..., PyTree]:
-        """`function`, which counts its calls by Python: once for each program that is compiled from it."""
+        """Wrap `function` to count its calls from Python: under `jax.jit` one call for each compiled program."""
         return _Traced(function, self)
 
 
 def blinded(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    """`function`, whose output is 0 in place of what it knew."""
+    """Wrap `function` to return zeros in place of its output, so that it has no knowledge of the data."""
     return _Blinded(function)
 
 
-# Modules, so that a model's arrays remain leaves of the model.
+# These are Equinox modules, so that the arrays of a wrapped model stay leaves of the PyTree.
 class _Counted(eqx.Module):
     function: Callable[..., PyTree]
     tally: Tally = eqx.field(static=True)

@@ -1,4 +1,4 @@
-"""Checks of log-likelihoods and of the units they come in."""
+"""Checks of log-likelihoods and of their units."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,13 +14,29 @@ from ._exact import Exact
 @checked
 @dataclass(frozen=True)
 class LogProbIsExact(AbstractCheck):
-    """Around the exact network the log-likelihood is that of the exact pushforward of the noise.
+    """Checks that the log-likelihood of a flow with the exact network is correct.
+
+    It catches a mean over dimensions instead of a sum, a missing term for the change of coordinates, and a divergence
+    with the wrong sign. The reference is the exact density of the flow: that of the noise after the ODE has moved it
+    ([Chen et al. 2018](https://arxiv.org/abs/1806.07366), theorem 1).
 
     **Arguments:**
 
-    - `exact`: the data and the path.
-    - `log_prob`: the subject's, a callable `log_prob(z1)` from data `(n, d)` to nats `(n,)`.
-    - `tolerance`: in nats.
+    - `exact`: the data and the path, a [`flowprop.conformance.Exact`][].
+    - `log_prob`: the callable under test, `log_prob(z1)`, from data `(n, d)` to nats `(n,)`.
+    - `tolerance`: the largest allowed error of any of 128 points, in nats. By default 1e-2.
+
+    ```python
+    import flowprop as fp
+    import jax
+
+    exact = fp.conformance.Exact(fp.conformance.GAUSSIAN, fp.CondOTPath())
+    flow = fp.conformance.exact_flow(exact.data, exact.path, fp.VelocityPrediction())
+    right = fp.conformance.LogProbIsExact(exact, lambda z1: fp.log_prob(flow, z1))
+    wrong = fp.conformance.LogProbIsExact(exact, lambda z1: fp.log_prob(flow, z1) / 2)
+    reports = fp.conformance.run([right, wrong], key=jax.random.key(0))
+    print([report.passed for report in reports])  # [True, False]
+    ```
     """
 
     exact: Exact
@@ -36,13 +52,34 @@ class LogProbIsExact(AbstractCheck):
 @checked
 @dataclass(frozen=True)
 class BitsArePerDimension(AbstractCheck):
-    """Bits per dimension are `-log p / (d log 2)`: neither nats, nor summed over dimensions or examples.
+    """Checks that bits per dimension are `-log p / (d log 2)`, the mean over examples.
+
+    It catches nats that are reported as bits, bits that are not divided by the dimension `d`, and a sum over examples
+    instead of a mean. For the definition see [Theis et al. 2016](https://arxiv.org/abs/1511.01844), section 3.1.
 
     **Arguments:**
 
-    - `exact`: the data and the path.
-    - `bits`: the subject's, a callable `bits(z1)` from data `(n, d)` to one number, or `(n,)`.
-    - `tolerance`: in bits.
+    - `exact`: the data and the path, a [`flowprop.conformance.Exact`][].
+    - `bits`: the callable under test, `bits(z1)`, from data `(n, d)` to one number, or to one number for each example.
+    - `tolerance`: the largest allowed error of the mean, in bits per dimension. By default 1e-2.
+
+    ```python
+    import flowprop as fp
+    import jax
+    import numpy as np
+
+    exact = fp.conformance.Exact(fp.conformance.GAUSSIAN, fp.CondOTPath())
+
+
+    def bits(z1):
+        return -exact.log_prob(z1) / (2 * np.log(2))
+
+
+    right = fp.conformance.BitsArePerDimension(exact, bits)
+    wrong = fp.conformance.BitsArePerDimension(exact, lambda z1: -exact.log_prob(z1))
+    reports = fp.conformance.run([right, wrong], key=jax.random.key(0))
+    print([report.passed for report in reports])  # [True, False]
+    ```
     """
 
     exact: Exact

@@ -1,4 +1,4 @@
-"""A check of what reads files: a pickle runs whatever code its author wrote."""
+"""A check of functions that read files: loading a pickle can run any code."""
 
 import contextlib
 import io
@@ -16,40 +16,62 @@ from ._check import AbstractCheck, Report
 from ._instruments import Tally
 
 
-#: Sings where a file's code is run.
+#: Counts each time that code of a file is run.
 _canary = Tally()
-#: A pickle of the call `_canary()`, by hand: the global of that name, no arguments, call it, done.
+#: A hand-written pickle that calls `_canary()`: load the global of that name, no arguments, call it, stop.
 _PICKLE = f"c{__name__}\n_canary\n(tR.".encode()
 
 
 @checked
 @dataclass(frozen=True)
 class PicklesAreRefused(AbstractCheck):
-    """Reading a file never runs code that is in it.
+    """Checks that a function that reads files never runs code from a file.
 
-    A canary is put into a bare pickle, into a NumPy array of objects, and in turn into each member of a file of the
-    subject's own, where that is a zip. It must not sing. Whether reading raises an error does not matter.
+    It catches functions that load pickles, because a pickle can run any code
+    ([the warning in Python's documentation](https://docs.python.org/3/library/pickle.html)).
+
+    The check writes harmless code, which only counts its calls, into a bare pickle and into a NumPy array of objects.
+    If `valid` is a zip file, the check also replaces each of its members in turn. The function must not run this code.
+    It may raise an error.
 
     **Arguments:**
 
-    - `load`: the subject's, a callable `load(path)` that reads a checkpoint or a data set.
-    - `valid`: the content of a file that `load` reads.
+    - `load`: the callable under test, `load(path)`. It reads a checkpoint or a data set.
+    - `valid`: the content of a file that `load` can read. By default empty.
+
+    ```python
+    import pickle
+
+    import flowprop as fp
+    import jax
+
+
+    def unsafe(path):
+        with open(path, "rb") as file:
+            return pickle.load(file)
+
+
+    right = fp.conformance.PicklesAreRefused(fp.data.read_idx)
+    wrong = fp.conformance.PicklesAreRefused(unsafe)
+    reports = fp.conformance.run([right, wrong], key=jax.random.key(0))
+    print([report.passed for report in reports])  # [True, False]
+    ```
     """
 
     load: Callable[..., Any]
     valid: bytes = b""
 
     def measure(self, *, key: PRNGKey) -> Report:
-        heard = []
+        loaded = []
         with tempfile.TemporaryDirectory() as folder:
             for name, content in _poisoned(self.valid):
-                path, songs = Path(folder, "file"), _canary.count
+                path, before = Path(folder, "file"), _canary.count
                 path.write_bytes(content)
                 with contextlib.suppress(Exception):
                     self.load(path)
-                heard += [name] * (_canary.count > songs)
-        what = "files whose code was run" + (f": {', '.join(heard)}" if heard else "")
-        return self.report(what, len(heard), most=0)
+                loaded += [name] * (_canary.count > before)
+        what = "files whose code was run" + (f": {', '.join(loaded)}" if loaded else "")
+        return self.report(what, len(loaded), most=0)
 
 
 def _poisoned(valid: bytes) -> Iterator[tuple[str, bytes]]:

@@ -1,4 +1,4 @@
-"""The probability-flow ODE by the classical Runge-Kutta method: a reference that owes nothing to any library."""
+"""The probability-flow ODE, solved with the classical Runge-Kutta method: a reference that uses no solver library."""
 
 from typing import Any, NamedTuple
 
@@ -12,12 +12,12 @@ from ._mixture import Mixture
 
 
 State = tuple[Array, Array]
-#: When the stages of a step look, and what each is worth.
+#: The times of the stages within a step, and their weights.
 _NODES, _WEIGHTS = np.array([0, 1 / 2, 1 / 2, 1]), np.array([1, 2, 2, 1]) / 6
 
 
 def coefficients(path: Any, times: Float[np.ndarray, "*times"]) -> Float[np.ndarray, "*times 4"]:
-    """`alpha`, `sigma` and their derivatives, in double precision whatever the setting."""
+    """`alpha`, `sigma` and their derivatives, always in double precision."""
     with jax.enable_x64(True):
         t = jnp.asarray(times, float)
         slopes = [derivative(function, t) for function in (path.alpha, path.sigma)]
@@ -25,19 +25,19 @@ def coefficients(path: Any, times: Float[np.ndarray, "*times"]) -> Float[np.ndar
 
 
 class Grid(NamedTuple):
-    """The steps of a solve, and a path's coefficients at their stages."""
+    """The step sizes of a solve, and the coefficients of the path at the stages."""
 
     steps: Float[np.ndarray, " steps"]
     coefficients: Float[np.ndarray, "steps stages 4"]
 
     @property
     def backwards(self) -> "Grid":
-        """The same from the end to the start."""
+        """The same grid, from the end to the start."""
         return Grid(-self.steps[::-1], self.coefficients[::-1, ::-1])
 
 
 def grid(path: Any, span: tuple[float, float], num_steps: int) -> Grid:
-    """Steps over a span, finer towards both ends, where a schedule's velocity turns quickest."""
+    """Steps over a span. They are smaller near both ends, where the velocity changes fastest."""
     start, end = span
     times = start + (end - start) * (1 - np.cos(np.linspace(0, np.pi, num_steps + 1))) / 2
     steps = np.diff(times)
@@ -47,9 +47,9 @@ def grid(path: Any, span: tuple[float, float], num_steps: int) -> Grid:
 def carry(
     data: Mixture, grid: Grid, z: Float[Array | np.ndarray, "n d"]
 ) -> tuple[Float[np.ndarray, "n d"], Float[np.ndarray, " n"]]:
-    """Where points end, and the integral of the divergence along the way, in double precision.
+    """The end points of the ODE and the integral of the divergence along each trajectory, in double precision.
 
-    A path enters by its coefficients alone, so that one compiled program serves all paths.
+    The program depends on the path only through its coefficients, so that all paths share one compiled program.
     """
     with jax.enable_x64(True):
         end, change = _carry(data, *map(jnp.asarray, grid), jnp.asarray(np.asarray(z), float))

@@ -1,4 +1,4 @@
-"""Checks of noise schedules, which matter most where they are learnt."""
+"""Checks of noise schedules. Learnable schedules need them most."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,12 +18,27 @@ def _values(gamma: Callable[..., Any]) -> np.ndarray:
 @checked
 @dataclass(frozen=True)
 class ScheduleRises(AbstractCheck):
-    """The log-SNR rises with time, whatever the parameters: give a schedule whose parameters are far from the start.
+    """Checks that the log-signal-to-noise ratio (log-SNR) of a noise schedule increases with time.
+
+    It catches a learnable schedule that is not monotone. Monotonicity must hold for all parameters
+    ([NoProp](https://arxiv.org/abs/2503.24322), appendix B), so test a schedule whose parameters are far from their
+    initial values.
 
     **Arguments:**
 
-    - `gamma`: the subject's log-SNR `log(alpha^2 / sigma^2)`, noise at t = 0 and data at 1, a callable `gamma(times)`,
-      element by element.
+    - `gamma`: the callable under test, `gamma(times)`, element by element: the log-SNR `log(alpha^2 / sigma^2)`, with
+      noise at t = 0 and data at t = 1.
+
+    ```python
+    import flowprop as fp
+    import jax
+    import jax.numpy as jnp
+
+    right = fp.conformance.ScheduleRises(fp.SigmoidNoiseSchedule(8.0).gamma)
+    wrong = fp.conformance.ScheduleRises(lambda t: 8 * t + 4 * jnp.sin(6 * t))
+    reports = fp.conformance.run([right, wrong], key=jax.random.key(0))
+    print([report.passed for report in reports])  # [True, False]
+    ```
     """
 
     gamma: Callable[..., Any]
@@ -31,18 +46,35 @@ class ScheduleRises(AbstractCheck):
     def measure(self, *, key: PRNGKey) -> Report:
         rises = np.diff(_values(self.gamma))
         fall = np.sum(np.maximum(-rises, 0)) / np.sum(np.abs(rises))
-        return self.report("the share of its way that the log-SNR falls", fall, most=1e-4)
+        return self.report("share of the total variation of the log-SNR in which it falls", fall, most=1e-4)
 
 
 @checked
 @dataclass(frozen=True)
 class ScheduleMeetsItsEnds(AbstractCheck):
-    """The log-SNR begins and ends where it was told to, whatever the parameters.
+    """Checks that the log-signal-to-noise ratio (log-SNR) of a schedule has the requested values at t = 0 and t = 1.
+
+    It catches a learnable schedule whose end points move with its parameters. Test a schedule whose parameters are far
+    from their initial values.
 
     **Arguments:**
 
-    - `gamma`: as of [`flowprop.conformance.ScheduleRises`][].
-    - `ends`: its values at t = 0 and t = 1.
+    - `gamma`: the callable under test, `gamma(times)`, element by element: the log-SNR `log(alpha^2 / sigma^2)`, with
+      noise at t = 0 and data at t = 1.
+    - `ends`: the requested values at t = 0 and t = 1.
+
+    ```python
+    import flowprop as fp
+    import jax
+
+    def gamma(t):
+        return 14 * t - 4
+
+    right = fp.conformance.ScheduleMeetsItsEnds(gamma, ends=(-4.0, 10.0))
+    wrong = fp.conformance.ScheduleMeetsItsEnds(gamma, ends=(-7.0, 6.0))
+    reports = fp.conformance.run([right, wrong], key=jax.random.key(0))
+    print([report.passed for report in reports])  # [True, False]
+    ```
     """
 
     gamma: Callable[..., Any]

@@ -1,4 +1,4 @@
-"""Checks of what a network is told of the time."""
+"""A check of the time features of a network."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,13 +14,31 @@ from ._check import AbstractCheck, Report
 @checked
 @dataclass(frozen=True)
 class TimesAreToldApart(AbstractCheck):
-    """The fastest of the time features goes through at least one period over [0, 1].
+    """Checks that the fastest time feature of a network completes at least one period over [0, 1].
 
-    Frequencies that were made for the integers of a sequence stay far below it there.
+    It catches the frequencies of a transformer, `10000^(-2i/d)`, applied to t in [0, 1]. They are meant for integer
+    positions ([Vaswani et al. 2017](https://arxiv.org/abs/1706.03762), section 3.5). On [0, 1] they change so slowly
+    that the network can hardly distinguish times.
 
     **Arguments:**
 
-    - `features`: the subject's, a callable `features(t)` from one time to a vector.
+    - `features`: the callable under test, `features(t)`, from one time to a vector.
+
+    ```python
+    import flowprop as fp
+    import jax
+    import jax.numpy as jnp
+
+
+    def of_positions(t):
+        return jnp.sin(t / 10_000 ** jnp.linspace(0, 1, 8))
+
+
+    right = fp.conformance.TimesAreToldApart(fp.nn.SinusoidalFeatures())
+    wrong = fp.conformance.TimesAreToldApart(of_positions)
+    reports = fp.conformance.run([right, wrong], key=jax.random.key(0))
+    print([report.passed for report in reports])  # [True, False]
+    ```
     """
 
     features: Callable[..., Any]
@@ -28,6 +46,6 @@ class TimesAreToldApart(AbstractCheck):
     def measure(self, *, key: PRNGKey) -> Report:
         values = np.array([np.ravel(self.features(jnp.asarray(t, float))) for t in np.linspace(0, 1, 100)], float)
         way, height = np.abs(np.diff(values, axis=0)).sum(axis=0), np.ptp(values, axis=0)
-        # A period goes twice through the height. A feature that is constant, or all but, has none.
+        # One period covers the range twice. A (nearly) constant feature has no period.
         periods = np.max(way / np.maximum(2 * height, 1e-6))
         return self.report("periods of the fastest feature", periods, least=0.99)

@@ -1,6 +1,6 @@
-"""How good a flow is: distances between samples, the cost of its paths, and whether its densities can be trusted.
+"""Metrics of a flow: distances between samples, the energy of its paths, and the calibration of its densities.
 
-Samples are arrays whose first axis counts the points; the points may have any shape.
+A sample is an array whose first axis counts the points. The points may have any shape.
 """
 
 from ._classifier_test import TwoSampleTest as TwoSampleTest, classifier_two_sample_test as classifier_two_sample_test

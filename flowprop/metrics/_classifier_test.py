@@ -1,4 +1,4 @@
-"""Whether a classifier can tell two samples apart."""
+"""The classifier two-sample test."""
 
 import warnings
 from typing import Any, NamedTuple
@@ -14,13 +14,20 @@ _NUM_FOLDS = 5
 
 
 class TwoSampleTest(NamedTuple):
-    """What a classifier made of two samples.
+    """The result of [`flowprop.metrics.classifier_two_sample_test`][].
 
     **Arguments:**
 
-    - `accuracy`: the share of points that were assigned to the right sample, each by a classifier that had not seen it.
-        About 0.5 where the samples cannot be told apart, 1 where they always can.
+    - `accuracy`: the fraction of points that were assigned to the right sample, each by a classifier that was not
+        trained on it. It is about 0.5 if the samples cannot be distinguished, and 1 if they always can.
     - `p_value`: the probability of at least this accuracy by guessing.
+
+    ```python
+    import flowprop as fp
+
+    test = fp.metrics.TwoSampleTest(accuracy=0.53, p_value=0.2)
+    print(test.accuracy, test.p_value)  # 0.53 0.2
+    ```
     """
 
     accuracy: float
@@ -31,29 +38,47 @@ class TwoSampleTest(NamedTuple):
 def classifier_two_sample_test(
     a: FirstSample, b: SecondSample, *, classifier: Any = None, key: PRNGKey
 ) -> TwoSampleTest:
-    """The classifier two-sample test: the accuracy of a classifier trained to tell two samples apart.
+    """The classifier two-sample test (C2ST): the accuracy of a classifier that is trained to distinguish two samples.
 
-    Every point is classified by one of five classifiers, each trained on the other four fifths of the points. Were both
-    samples of one distribution, the number classified rightly would be binomial with probability 1/2 (Lopez-Paz & Oquab
-    2017, section 3). The five share most of their training points, so that the p-value is approximate: of 300 pairs of
-    equal samples of 50 points each, nearest neighbours put 9 % below 0.05.
+    The test uses five-fold cross-validation: each of five classifiers is trained on four fifths of the points and
+    classifies the others. If both samples come from one distribution, the number of correct classifications is binomial
+    with probability 1/2 ([Lopez-Paz & Oquab 2017](https://arxiv.org/abs/1610.06545), section 3). The five classifiers
+    share most of their training points, so the p-value is approximate. For example, we took 300 pairs of samples of 50
+    points each from one distribution. With nearest neighbours as the classifier, 9 % of the p-values were below 0.05.
 
     **Arguments:**
 
-    - `a`, `b`: samples `(n, *shape)` of points of any one shape, taken as vectors.
-    - `classifier`: any of scikit-learn's, unfitted. By default a network with two hidden layers on standardised points,
-        as in the benchmark of Lueckmann et al. 2021; ten units for each coordinate, but no more than 256.
-    - `key`: for the folds, and for the default classifier.
+    - `a`: the first sample, `(n, *shape)`. Points of any shape are treated as vectors.
+    - `b`: the second sample, `(n, *shape)`, of the same size.
+    - `classifier`: an unfitted classifier of scikit-learn. By default a network with two hidden layers on standardised
+        points, as in the benchmark of [Lueckmann et al. 2021](https://arxiv.org/abs/2101.04653). Each layer has ten
+        units for each coordinate, but at most 256.
+    - `key`: a typed key, for the folds and for the default classifier.
 
     **Returns:** a [`flowprop.metrics.TwoSampleTest`][].
 
-    **Raises:** `ValueError` if the samples have fewer than five points, are not equally large, or are not finite;
-    `ImportError` if scikit-learn is not installed.
+    **Raises:** `ValueError` if the samples have fewer than five points, differ in size, or are not finite; `TypeError`
+    if `key` is not one typed key; `ImportError` if scikit-learn is not installed.
+
+    ```python
+    import flowprop as fp
+    import jax
+
+    key_a, key_b, key = jax.random.split(jax.random.key(0), 3)
+    a, b = jax.random.normal(key_a, (50, 2)), 2 + jax.random.normal(key_b, (50, 2))
+
+    from sklearn.linear_model import LogisticRegression
+
+    test = fp.metrics.classifier_two_sample_test(
+        a, b, classifier=LogisticRegression(), key=key
+    )
+    print(test.accuracy > 0.8, test.p_value < 0.01)  # True True
+    ```
     """
     check_key("key", key)
     if len(a) != len(b):
         raise ValueError(
-            f"`a` has {len(a)} points and `b` {len(b)}: leave some out, so that guessing is right half of the time"
+            f"`a` has {len(a)} points and `b` {len(b)}: give equally many, so that a guess is correct half of the time"
         )
     check_at_least(_NUM_FOLDS, a=a, b=b)
     first, second = matrices(a, b)
@@ -69,7 +94,7 @@ def classifier_two_sample_test(
     folds = StratifiedKFold(_NUM_FOLDS, shuffle=True, random_state=fold_seed)
     classifier = _network(points.shape[1], classifier_seed) if classifier is None else classifier
     with warnings.catch_warnings():
-        # It may have learned all that helps on unseen points long before.
+        # More iterations may not improve the accuracy on unseen points.
         warnings.simplefilter("ignore", ConvergenceWarning)
         right = int(np.sum(cross_val_predict(classifier, points, labels, cv=folds) == labels))
     return TwoSampleTest(right / len(labels), float(binom.sf(right - 1, len(labels), 0.5)))

@@ -13,7 +13,7 @@ from .._types import Real, Scalar, checked
 from ._samples import FirstSample, SecondSample, arrays, check_at_least
 
 
-#: Points of each sample that the median heuristic looks at.
+#: The number of points of each sample that the median heuristic uses.
 _FOR_MEDIAN = 500
 
 
@@ -22,22 +22,35 @@ def mmd(a: FirstSample, b: SecondSample, *, bandwidths: Sequence[Real] | None = 
     """The unbiased estimate of the squared maximum mean discrepancy between two samples.
 
     `1/(n(n-1)) sum_{i != j} k(a_i, a_j) + 1/(m(m-1)) sum_{i != j} k(b_i, b_j) - 2/(nm) sum_ij k(a_i, b_j)`
-    (Gretton et al. 2012, eq. 3), with the kernel `k(x, y) = mean_h exp(-|x - y|^2 / (2 h^2))` over the bandwidths `h`.
-    Its mean is 0 for draws from one distribution and positive for any two others; it may itself be negative.
+    ([Gretton et al. 2012](https://jmlr.org/papers/v13/gretton12a.html), eq. 3), with the kernel
+    `k(x, y) = mean_h exp(-|x - y|^2 / (2 h^2))` over the bandwidths `h`. Its expectation is 0 if both samples come from
+    one distribution, and positive otherwise. The estimate itself may be negative.
 
-    Every pair is looked at, one row of the three matrices of kernels after the other: time `O((n + m)^2 d)`, memory
-    `O((n + m) d)`.
+    All pairs of points are compared, one row of the three kernel matrices at a time. This takes time `O((n + m)^2 d)`
+    and memory `O((n + m) d)`.
 
     **Arguments:**
 
-    - `a`, `b`: samples `(n, *shape)` and `(m, *shape)` of points of any one shape, taken as vectors.
-    - `bandwidths`: of the kernel, in the units of the points. By default one, the median distance between the first 500
-        points of both samples together (the median heuristic). Compare values at the same bandwidths only.
+    - `a`: the first sample, `(n, *shape)`. Points of any shape are treated as vectors.
+    - `b`: the second sample, `(m, *shape)`.
+    - `bandwidths`: the bandwidths of the kernel, in the units of the points. By default one bandwidth: the median
+        distance between the first 500 points of both samples together (the median heuristic). Only compare values with
+        the same bandwidths.
 
     **Returns:** a scalar without units.
 
     **Raises:** `ValueError` if a sample has fewer than two points or is not finite, or a bandwidth is not positive; a
-    run-time error if most points are the same, so that there is no median distance.
+    run-time error if most points are equal, so that the median distance is 0.
+
+    ```python
+    import flowprop as fp
+    import jax
+
+    key_a, key_b = jax.random.split(jax.random.key(0))
+    a, b = jax.random.normal(key_a, (50, 2)), 2 + jax.random.normal(key_b, (50, 2))
+    print(bool(fp.metrics.mmd(a, b) > 0.1))  # True
+    print(bool(fp.metrics.mmd(a, b - 2) < 0.1))  # True
+    ```
     """
     check_at_least(2, a=a, b=b)
     if bandwidths is not None and not (len(bandwidths) > 0 and all(0 < width < math.inf for width in bandwidths)):
@@ -52,13 +65,13 @@ def _mmd(a: Float[Array, "n dim"], b: Float[Array, "m dim"], bandwidths: Float[A
 
     def row_sums(x: Float[Array, "n dim"], y: Float[Array, "m dim"]) -> Float[Array, " n"]:
         def kernels(point: Float[Array, " dim"]) -> Scalar:
-            # Not |x|^2 + |y|^2 - 2 x y, which cancels in single precision.
+            # |x|^2 + |y|^2 - 2 x y would lose its digits by cancellation in single precision.
             squares = jnp.sum(jnp.square(point[None] - y), axis=1)
             return jnp.mean(jnp.sum(jnp.exp(-squares[None] / (2 * jnp.square(widths[:, None]))), axis=1))
 
         return jax.lax.map(kernels, x)
 
-    # A point's kernel with itself is 1.
+    # The kernel of a point with itself is 1.
     within = sum(jnp.mean(row_sums(x, x) - 1) / (len(x) - 1) for x in (a, b))
     return within - 2 * jnp.mean(row_sums(a, b)) / len(b)
 
@@ -67,5 +80,5 @@ def _median_distance(a: Float[Array, "n dim"], b: Float[Array, "m dim"]) -> Scal
     points = jnp.concatenate([a[:_FOR_MEDIAN], b[:_FOR_MEDIAN]])
     squares = jax.lax.map(lambda point: jnp.sum(jnp.square(point[None] - points), axis=1), points)
     median = jnp.sqrt(jnp.median(squares[np.triu_indices(len(points), 1)]))
-    message = "most points of `a` and `b` are the same, so that their median distance is 0: give `bandwidths`"
+    message = "most points of `a` and `b` are equal, so that the median distance is 0: give `bandwidths`"
     return eqx.error_if(median, median == 0, message)

@@ -1,4 +1,4 @@
-"""The samples that are compared: their types, and what is wrong with one."""
+"""The types of the samples that are compared, and the checks of them."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from .._types import is_traced
 
 
-#: Two samples of points of one shape, not necessarily of one size.
+#: Two samples of points of the same shape. The sizes of the samples may differ.
 FirstSample = Float[Array | np.ndarray, "n *shape"]
 SecondSample = Float[Array | np.ndarray, "m *shape"]
 FirstMatrix = Float[np.ndarray, "n dim"]
@@ -23,18 +23,18 @@ def check_at_least(size: int, **samples: Float[Array | np.ndarray, "..."]) -> No
 
 
 def check_finite(**samples: Float[Array | np.ndarray, "..."]) -> None:
-    """Raise a `ValueError` unless each of the named samples is finite. Traced ones pass: they are not known."""
+    """Raise a `ValueError` unless each of the named samples is finite. Traced samples are not checked."""
     for name, sample in samples.items():
         if is_traced(sample):
             continue
         finite = np.isfinite(np.asarray(sample)).reshape(len(sample), -1).all(axis=1)
         if not finite.all():
             bad = int(np.sum(~finite))
-            raise ValueError(f"`{name}` has {bad} points that are not finite: leave them out, or mend what made them")
+            raise ValueError(f"`{name}` has {bad} points that are not finite: remove them or correct their source")
 
 
 def matrices(a: FirstSample, b: SecondSample) -> tuple[FirstMatrix, SecondMatrix]:
-    """Both samples with their points flattened, in double precision; neither empty, and finite."""
+    """Both samples with flattened points, in double precision, after checks that they are finite and not empty."""
     check_at_least(1, a=a, b=b)
     check_finite(a=a, b=b)
     first, second = (np.asarray(sample, np.float64).reshape(len(sample), -1) for sample in (a, b))
@@ -42,7 +42,7 @@ def matrices(a: FirstSample, b: SecondSample) -> tuple[FirstMatrix, SecondMatrix
 
 
 def arrays(a: FirstSample, b: SecondSample) -> tuple[Float[Array, "n dim"], Float[Array, "m dim"]]:
-    """Both samples with their points flattened, in one type of single precision or more; finite."""
+    """Both samples with flattened points, in one type of at least single precision, after a check for finiteness."""
     check_finite(a=a, b=b)
     dtype = jnp.result_type(jnp.float32, *(jax.dtypes.canonicalize_dtype(sample.dtype) for sample in (a, b)))
     first, second = (jnp.asarray(sample, dtype).reshape(len(sample), -1) for sample in (a, b))

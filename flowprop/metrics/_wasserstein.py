@@ -10,22 +10,35 @@ from ._samples import FirstSample, SecondSample, matrices
 def wasserstein(a: FirstSample, b: SecondSample) -> float:
     """The exact 2-Wasserstein distance between two samples: the distance, not its square.
 
-    `W2(a, b) = sqrt(min_P sum_ij P_ij |a_i - b_j|^2)` over all plans `P` that send `1/n` from each of the `n` points of
-    `a` and bring `1/m` to each of the `m` of `b` (Peyré & Cuturi 2019, equation 2.11), found by the network simplex
-    method of [POT](https://pythonot.github.io). Where `n = m` some best plan pairs the points. It is that of the
-    samples: between two draws from one distribution it is not 0, and in d > 4 dimensions it falls no faster than
-    `n^(-1/d)`.
+    `W2(a, b) = sqrt(min_P sum_ij P_ij |a_i - b_j|^2)`
+    ([Peyré & Cuturi 2019](https://arxiv.org/abs/1803.00567), equation 2.11). The minimum is over all transport plans
+    `P`: each of the `n` points of `a` sends the mass `1/n`, and each of the `m` points of `b` receives the mass `1/m`.
+    If `n = m`, one of the optimal plans is a pairing of the points. The minimum is found with the network simplex
+    method of [POT](https://pythonot.github.io).
 
-    Takes `8 n m` bytes and more than quadratic time: 10,000 points in the plane 800 MB and some 45 seconds of one core.
-    In double precision, on the CPU.
+    This is the distance between the samples, not between their distributions: for two samples of one distribution it is
+    not 0, and in d > 4 dimensions it decreases no faster than `n^(-1/d)`. Compare values with the same n and m.
+
+    It runs on the CPU in double precision. It needs `8 n m` bytes and more than quadratic time: for 10,000 points in
+    the plane 800 MB and about 45 seconds on one core.
 
     **Arguments:**
 
-    - `a`, `b`: samples `(n, *shape)` and `(m, *shape)` of points of any one shape, taken as vectors.
+    - `a`: the first sample, `(n, *shape)`. Points of any shape are treated as vectors.
+    - `b`: the second sample, `(m, *shape)`.
 
     **Returns:** the distance, in the units of the points.
 
     **Raises:** `ValueError` if a sample is empty or not finite; `ImportError` if POT is not installed.
+
+    ```python
+    import flowprop as fp
+    import numpy as np
+
+    a = np.array([[0.0, 0.0], [1.0, 0.0]])
+    b = np.array([[4.0, 4.0], [3.0, 4.0]])  # `a` moved by (3, 4), in another order
+    print(fp.metrics.wasserstein(a, b))  # 5.0
+    ```
     """
     first, second = matrices(a, b)
     try:
@@ -33,7 +46,7 @@ def wasserstein(a: FirstSample, b: SecondSample) -> float:
     except ImportError as error:
         raise ImportError("this distance needs POT: `pip install 'flowprop[metrics]'`") from error
 
-    # The best plan does not depend on the means, but finding it takes longer where these differ.
+    # The optimal plan does not depend on the means, but the search takes longer if they differ.
     means = first.mean(axis=0), second.mean(axis=0)
     costs = ot.dist(first - means[0][None], second - means[1][None])
     square = ot.emd2([], [], costs, numItermax=10**9) + np.sum(np.square(means[0] - means[1]))

@@ -1,16 +1,16 @@
-"""Figures to look at, and to put in a paper.
+"""Figures for notebooks and papers.
 
-They draw arrays and functions, never flows: what a figure shows is computed where its question was
-asked. Each draws on the axes it is given, or on a new figure of its own, and returns them. None
-touches pyplot, global settings or the screen: `save` writes the figure; a notebook shows it where a
-cell ends with it (`ax.figure`).
+The functions draw arrays and callables, not flows: compute what you want to show first. Each function draws on the
+given axes or on a new figure, and returns the axes or the figure. No function uses pyplot, changes global settings or
+opens a window. [`flowprop.plot.save`][] writes a figure to a file. A notebook shows a figure that is the last value of
+a cell (`ax.figure`).
 """
 
 try:
     import matplotlib  # noqa: F401
 except ModuleNotFoundError as error:
     raise ImportError(
-        '`flowprop.plot` draws by matplotlib, which is not installed: `pip install "flowprop[plot]"`'
+        '`flowprop.plot` needs matplotlib, which is not installed: `pip install "flowprop[plot]"`'
     ) from error
 
 from ._accuracy_against_time import accuracy_against_time as accuracy_against_time

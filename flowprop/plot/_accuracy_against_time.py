@@ -1,4 +1,4 @@
-"""How fast methods learn."""
+"""Accuracy against training time, for several methods."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,21 +19,30 @@ def accuracy_against_time(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw accuracy against seconds of training, one line for each method.
+    """Draw accuracy against seconds of training (on a logarithmic axis), one line for each method.
 
     **Arguments:**
 
-    - `curves`: for each name, pairs of seconds and accuracy, the accuracy as a fraction.
-    - `from_accuracy`: where the vertical axis begins, as a fraction; by default a little below what most points reach.
-    - `title`: what stands above.
-    - `ax`: the axes to draw on; new ones by default.
+    - `curves`: for the name of each method, a sequence of pairs (seconds, accuracy), with accuracies as fractions.
+    - `from_accuracy`: the accuracy, as a fraction, near which the vertical axis begins. By default the 10 % quantile of
+      all accuracies.
+    - `title`: the title of the axes. By default none.
+    - `ax`: the matplotlib axes to draw on. By default the axes of a new figure.
 
     **Returns:** the axes, with accuracies in per cent.
 
-    **Raises:** `ValueError` if there are no curves, or one is not of pairs.
+    **Raises:** `ValueError` if there are no curves, or a curve does not consist of pairs.
+
+    ```python
+    import flowprop as fp
+
+    curves = {"CT": [(10, 0.90), (20, 0.95)], "FM": [(5, 0.91), (50, 0.99)]}
+    ax = fp.plot.accuracy_against_time(curves)
+    fp.plot.save(ax, "accuracy.png")
+    ```
     """
     if not curves:
-        raise ValueError("`curves` is empty where at least one is needed")
+        raise ValueError("`curves` is empty: give at least one curve")
     ax = panel(ax)
     reached: list[float] = []
     for index, (name, curve) in enumerate(curves.items()):

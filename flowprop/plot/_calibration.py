@@ -1,4 +1,4 @@
-"""Whether the densities that a model states can be trusted."""
+"""The coverage curve of a model: a figure of its calibration."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,24 +18,36 @@ def coverage_curve(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw the share of the data in a model's highest-density regions against that of its probability.
+    """Draw the fraction of the data in a model's highest-density regions against the level of these regions.
 
-    A curve below the diagonal belongs to a model that is too narrow. Around the diagonal lies, in grey, what
-    chance alone makes of a calibrated model: two standard errors of each curve.
+    The level is the probability that the model assigns to the region. A calibrated model has a curve near the diagonal
+    ([Hermans et al. 2022](https://arxiv.org/abs/2110.06581)). A curve below the diagonal means that the model is too
+    narrow. The grey band around the diagonal shows the random deviations of a calibrated model: two standard errors of
+    each curve.
 
     **Arguments:**
 
-    - `curves`: for each name three arrays of one length: levels, coverage, and the coverage's standard error,
-        such as [`flowprop.metrics.expected_coverage`][] returns.
-    - `title`: what stands above.
-    - `ax`: the axes to draw on; new ones by default.
+    - `curves`: for the name of each model, three arrays of the same length: levels, coverage, and the standard error of
+        the coverage, such as [`flowprop.metrics.expected_coverage`][] returns.
+    - `title`: the title of the axes. By default none.
+    - `ax`: the matplotlib axes to draw on. By default the axes of a new figure.
 
     **Returns:** the axes.
 
-    **Raises:** `ValueError` if there are no curves, or one is not three arrays of one length.
+    **Raises:** `ValueError` if there are no curves, or a curve does not consist of three arrays of the same length.
+
+    ```python
+    import flowprop as fp
+    import numpy as np
+
+    ranks = np.random.default_rng(0).uniform(size=100)  # of a calibrated model
+    curve = fp.metrics.expected_coverage(ranks)
+    ax = fp.plot.coverage_curve({"FM": curve})
+    fp.plot.save(ax, "coverage.png")
+    ```
     """
     if not curves:
-        raise ValueError("`curves` is empty where at least one is needed")
+        raise ValueError("`curves` is empty: give at least one curve")
     ax = panel(ax, size=(4.2, 4.2))
     ax.plot([0, 1], [0, 1], color=FAINT, linewidth=1.2, linestyle=(0, (4, 3)), label="calibrated", zorder=1)
     for index, (name, curve) in enumerate(curves.items()):
@@ -49,6 +61,6 @@ def coverage_curve(
         ax.plot(level, coverage, color=color_of(index), linewidth=1.8, label=name, zorder=2)
     ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
     light_grid(ax)
-    tidy(ax, title=title, xlabel="level of the highest-density region", ylabel="share of the data in it")
+    tidy(ax, title=title, xlabel="level of the highest-density region", ylabel="fraction of the data in the region")
     legend(ax, loc="upper left")
     return ax

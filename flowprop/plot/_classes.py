@@ -1,4 +1,4 @@
-"""The classes of a figure: how many, their colours, their names."""
+"""The classes in a figure: their number, colours and names."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Integer
 
 
-#: Petroff's ten colours, made to be told apart with any colour vision (arXiv:2107.02270).
+#: Ten colours of Petroff (arXiv:2107.02270), which can be distinguished with any type of colour vision.
 _TEN_COLORS = (
     "#3f90da",
     "#ffa90e",
@@ -22,17 +22,17 @@ _TEN_COLORS = (
 
 
 def color_of(label: int) -> str:
-    """The colour of a class; from the eleventh on they repeat, as no eye tells more apart."""
+    """The colour of a class. The colours repeat after ten classes, because more are hard to distinguish."""
     return _TEN_COLORS[label % len(_TEN_COLORS)]
 
 
 def colors_of(labels: Integer[Array | np.ndarray, " n"] | None, size: int) -> list[str]:
-    """The colours of `size` examples: their classes', or the first of all where these are not given."""
+    """The colours of `size` examples: those of their classes, or the first colour if there are no classes."""
     return [color_of(0)] * size if labels is None else [color_of(label) for label in np.asarray(labels).tolist()]
 
 
 def names_of(class_names: Sequence[str] | None, num_classes: int) -> list[str]:
-    """The names of the classes, which are their numbers unless given."""
+    """The names of the classes. By default their numbers."""
     if class_names is None:
         return [str(label) for label in range(num_classes)]
     if len(class_names) != num_classes:

@@ -1,4 +1,4 @@
-"""Which class is taken for which."""
+"""The confusion matrix of a classifier."""
 
 from collections.abc import Sequence
 
@@ -20,36 +20,42 @@ def confusion_matrix(
     class_names: Sequence[str] | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw how often each class was taken for which, with the accuracy as the title.
+    """Draw a confusion matrix: how often each true class (row) was predicted as each class (column).
 
-    The errors alone are coloured, by their share of the true class; the diagonal, which would drown
-    them, is grey. Counts stand in the cells of up to 20 classes.
+    The colour of an error is its percentage of the true class. The diagonal is grey, because its large values would
+    hide the errors. With at most 20 classes the counts are written in the cells. The title is the accuracy.
 
     **Arguments:**
 
     - `labels`: the true classes `(n,)`.
     - `predictions`: the predicted classes `(n,)`.
-    - `num_classes`: their number; by default as many as `class_names`, or as occur.
-    - `class_names`: the names of the classes; their numbers by default.
-    - `ax`: the axes to draw on; new ones by default.
+    - `num_classes`: the number of classes. By default the length of `class_names`, or 1 plus the largest class.
+    - `class_names`: the names of the classes. By default their numbers.
+    - `ax`: the matplotlib axes to draw on. By default the axes of a new figure.
 
-    **Returns:**
+    **Returns:** the axes.
 
-    The axes.
+    **Raises:** `ValueError` if there are no labels, a label or a prediction is not one of the classes, or `class_names`
+    does not have one name for each class.
 
-    **Raises:**
+    ```python
+    import flowprop as fp
+    import numpy as np
 
-    - `ValueError`: there are no labels, a label or prediction is none of the classes, or
-        `class_names` does not name each.
+    labels, predictions = np.array([0, 0, 1, 1, 2]), np.array([0, 1, 1, 1, 2])
+    ax = fp.plot.confusion_matrix(labels, predictions)
+    print(ax.get_title())  # accuracy 80.00 % (n = 5)
+    fp.plot.save(ax, "confusion.png")
+    ```
     """
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     if len(labels) == 0:
-        raise ValueError("`labels` is empty where at least one is needed")
+        raise ValueError("`labels` is empty: give at least one label")
     if num_classes is None:
         num_classes = int(max(labels.max(), predictions.max())) + 1 if class_names is None else len(class_names)
     names = names_of(class_names, num_classes)
     for name, classes in {"labels": labels, "predictions": predictions}.items():
-        check_labels(name, classes, num_classes, "`num_classes` and `class_names` must count all classes")
+        check_labels(name, classes, num_classes, "set `num_classes` or `class_names` to all classes")
     counts = np.zeros((num_classes, num_classes), int)
     np.add.at(counts, (labels, predictions), 1)
     errors = 100 * counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)

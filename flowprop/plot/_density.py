@@ -1,4 +1,4 @@
-"""A density of the plane, as an image."""
+"""A two-dimensional density as an image."""
 
 import numpy as np
 from jaxtyping import Array, Float
@@ -24,28 +24,35 @@ def density_2d(
     chunk_size: int = 10_000,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw a density of the plane as an image with a colour bar, if wanted with samples over it.
+    """Draw a two-dimensional density as an image with a colour bar, optionally with samples on top.
 
     **Arguments:**
 
-    - `log_prob`: a function from points `(n, 2)` to their log-densities `(n,)` in nats; or these
-        values at `grid_points(bounds, resolution)`, where they are needed for an integral as well.
-    - `bounds`: `((x_min, x_max), (y_min, y_max))`, in data coordinates.
-    - `resolution`: the number of cells along each axis.
-    - `samples`: points `(n, 2)` to draw over the image.
-    - `nats_below_peak`: draw the log-density, down to this many nats below its highest value,
-        instead of the density: it shows the tails.
-    - `title`: what stands above.
-    - `chunk_size`: the number of points that `log_prob` is given at once.
-    - `ax`: the axes to draw on; new ones by default.
+    - `log_prob`: a function from points `(n, 2)` to log-densities `(n,)` in nats, such as
+        `lambda z: fp.log_prob(flow, z)`. Or an array of these values at
+        `fp.plot.grid_points(bounds, resolution)`, if you also need them for an integral.
+    - `bounds`: the drawn region, `((x_min, x_max), (y_min, y_max))`, in data coordinates.
+    - `resolution`: the number of grid cells along each axis. By default 200.
+    - `samples`: points `(n, 2)` to draw on top of the image. By default none.
+    - `nats_below_peak`: if given, draw the log-density instead of the density, from its highest value down to this many
+        nats below it. This shows the tails.
+    - `title`: the title of the axes. By default none.
+    - `chunk_size`: how many points `log_prob` receives at once. By default 10,000.
+    - `ax`: the matplotlib axes to draw on. By default the axes of a new figure.
 
-    **Returns:**
+    **Returns:** the axes.
 
-    The axes.
+    **Raises:** `ValueError` if `log_prob` does not contain or return one value for each point, if a lower bound is not
+    below its upper bound, or if `resolution` or `chunk_size` is not positive.
 
-    **Raises:**
+    ```python
+    import flowprop as fp
 
-    - `ValueError`: `log_prob` does not hold or return one value for each point.
+    bounds = ((-2.0, 3.0), (-2.0, 2.0))
+    density = fp.data.TwoMoons(noise=0.1)
+    ax = fp.plot.density_2d(density.log_prob, bounds, resolution=50)
+    fp.plot.save(ax, "density.png")
+    ```
     """
     values = log_density_on_grid(log_prob, bounds, resolution, chunk_size)
     ax = panel(ax)
@@ -58,7 +65,7 @@ def density_2d(
 
 
 def highest(*images: Float[np.ndarray, "rows columns"]) -> float:
-    """The highest finite log-density of all; 0 where there is none."""
+    """The highest finite log-density of all images, or 0 if no value is finite."""
     finite = np.concatenate([image[np.isfinite(image)] for image in images])
     return float(finite.max()) if len(finite) else 0.0
 
@@ -71,12 +78,12 @@ def draw_density(
     peak: float,
     nats_below_peak: float | int | None,
 ) -> AxesImage:
-    """Draw log-densities on a colour scale that ends at `peak` nats."""
+    """Draw log-densities with a colour scale whose upper end is `peak` nats."""
     if nats_below_peak is None:
         shown, low, high = np.exp(values), 0.0, float(np.exp(peak))
     else:
         low, high = peak - nats_below_peak, peak
-        # A density of 0 lies at the end of the scale; what is no number stays missing.
+        # A density of 0 is drawn at the lower end of the scale. NaN stays missing.
         shown = np.maximum(values, low)
     return ax.imshow(
         shown,
@@ -90,12 +97,12 @@ def draw_density(
 
 
 def unit(nats_below_peak: float | int | None) -> str:
-    """What the colours mean."""
+    """The label of the colour bar."""
     return "density" if nats_below_peak is None else "log-density (nats)"
 
 
 def frame(ax: Axes, bounds: Bounds, title: str | None) -> None:
-    """The limits of the plane, with equal units along both axes."""
+    """Set the limits of the axes, with the same scale on both."""
     ax.set_xlim(*bounds[0])
     ax.set_ylim(*bounds[1])
     ax.set_aspect("equal")

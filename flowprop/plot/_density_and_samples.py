@@ -1,4 +1,4 @@
-"""A density beside the samples that should have it."""
+"""The densities of data and model, beside samples of the model."""
 
 from collections.abc import Sequence
 
@@ -28,28 +28,47 @@ def density_and_samples(
     chunk_size: int = 10_000,
     axes: Sequence[Axes] | None = None,
 ) -> Figure | SubFigure:
-    """Draw side by side the true density where it is known, the model's density, and samples.
+    """Draw side by side the true density (if it is known), the density of the model, and samples of the model.
 
-    The panels share their limits, and the densities one colour scale.
+    All panels have the same limits, and the densities have the same colour scale.
 
     **Arguments:**
 
-    - `log_prob`: the model's log-density, as for [`flowprop.plot.density_2d`][].
-    - `samples`: the model's samples `(n, 2)`. Those outside `bounds` are counted in the title.
-    - `bounds`: `((x_min, x_max), (y_min, y_max))`, in data coordinates.
-    - `true_log_prob`: the log-density of the data, in the same form.
-    - `labels`: the classes `(n,)` of the samples, which then colour them.
-    - `resolution`, `nats_below_peak`, `chunk_size`: as for [`flowprop.plot.density_2d`][].
-    - `axes`: two axes to draw on, three with `true_log_prob`; new ones by default.
+    - `log_prob`: a function from points `(n, 2)` to log-densities `(n,)` in nats, such as
+        `lambda z: fp.log_prob(flow, z)`. Or an array of these values at
+        `fp.plot.grid_points(bounds, resolution)`, if you also need them for an integral.
+    - `samples`: samples of the model, `(n, 2)`. The title counts those outside `bounds`.
+    - `bounds`: the drawn region, `((x_min, x_max), (y_min, y_max))`, in data coordinates.
+    - `true_log_prob`: the log-density of the data, a function or an array like `log_prob`. By default there is no panel
+        for it.
+    - `labels`: the classes of the samples, `(n,)`, which determine their colours. By default all have one colour.
+    - `resolution`: the number of grid cells along each axis. By default 200.
+    - `nats_below_peak`: if given, draw the log-density instead of the density, from its highest value down to this many
+        nats below it. This shows the tails.
+    - `chunk_size`: how many points `log_prob` receives at once. By default 10,000.
+    - `axes`: the matplotlib axes to draw on: two, or three with `true_log_prob`. By default the axes of a new figure.
 
-    **Returns:**
+    **Returns:** the figure.
 
-    The figure.
+    **Raises:** `ValueError` if `log_prob` or `true_log_prob` does not contain or return one value for each point, if
+    `axes` has the wrong length, if a lower bound is not below its upper bound, or if `resolution` or `chunk_size` is
+    not positive.
 
-    **Raises:**
+    ```python
+    import flowprop as fp
+    import jax
 
-    - `ValueError`: `log_prob` or `true_log_prob` does not hold or return one value for each point,
-        or `axes` does not hold one panel for each drawing.
+    density = fp.data.TwoMoons(noise=0.1)
+    samples, labels = density.sample(100, key=jax.random.key(0))
+    figure = fp.plot.density_and_samples(
+        density.log_prob,
+        samples,
+        ((-2.0, 3.0), (-2.0, 2.0)),
+        labels=labels,
+        resolution=50,
+    )
+    fp.plot.save(figure, "density_and_samples.png")
+    ```
     """
     given = {"true density": true_log_prob, "model density": log_prob}
     densities = {

@@ -1,4 +1,4 @@
-"""What a smaller error costs."""
+"""Error against cost, for several methods."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,21 +23,30 @@ def error_against_cost(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw errors against what they cost, both on logarithmic axes, one line for each way.
+    """Draw errors against costs, both on logarithmic axes, one line for each method.
 
     **Arguments:**
 
-    - `curves`: for each name two arrays of one length, costs and errors, all positive.
-    - `cost`, `error`: what the axes say.
-    - `title`: what stands above.
-    - `ax`: the axes to draw on; new ones by default.
+    - `curves`: for the name of each method, two arrays of the same length: costs and errors, all positive.
+    - `cost`: the label of the horizontal axis. By default "function evaluations".
+    - `error`: the label of the vertical axis. By default "error (nats)".
+    - `title`: the title of the axes. By default none.
+    - `ax`: the matplotlib axes to draw on. By default the axes of a new figure.
 
     **Returns:** the axes.
 
-    **Raises:** `ValueError` if there are no curves, or one is not two arrays of one length.
+    **Raises:** `ValueError` if there are no curves, or a curve does not consist of two arrays of the same length.
+
+    ```python
+    import flowprop as fp
+
+    curves = {"Euler": ([8, 16], [0.2, 0.1]), "Heun": ([8, 16], [0.08, 0.02])}
+    ax = fp.plot.error_against_cost(curves, error="error")
+    fp.plot.save(ax, "error.png")
+    ```
     """
     if not curves:
-        raise ValueError("`curves` is empty where at least one is needed")
+        raise ValueError("`curves` is empty: give at least one curve")
     ax = panel(ax)
     for index, (name, curve) in enumerate(curves.items()):
         shapes = [np.shape(part) for part in curve]

@@ -1,4 +1,4 @@
-"""Images, side by side."""
+"""A grid of images."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from ._style import INK, panel
 
 
 _ArrayLike: TypeAlias = Array | np.ndarray
-#: Grey `(n, height, width)` or `(n, height, width, 1)`, or in colour `(n, height, width, 3)`.
+#: Grey images `(n, height, width)` or `(n, height, width, 1)`, or colour images `(n, height, width, 3)`.
 Images: TypeAlias = Float[_ArrayLike, "n height width *channels"] | UInt8[_ArrayLike, "n height width *channels"]
 
 
@@ -25,24 +25,29 @@ def image_grid(
     columns: int | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw images in a tidy grid, row by row.
+    """Draw images in a grid, row by row.
 
     **Arguments:**
 
-    - `images`: `(n, height, width)` or `(n, height, width, channels)` with 1 channel (grey) or 3
-        (red, green, blue); floats in [0, 1], or uint8.
-    - `titles`: n short texts, one to stand above each image.
-    - `columns`: the number of images beside one another; by default about as many as rows.
-    - `ax`: the axes to draw on; new ones by default.
+    - `images`: an array `(n, height, width)` or `(n, height, width, channels)` with 1 channel (grey) or 3 channels
+        (red, green, blue). The values are floats in [0, 1] or uint8.
+    - `titles`: n short texts, one for the space above each image. By default none.
+    - `columns`: the number of images in a row. By default the square root of n, rounded up.
+    - `ax`: the matplotlib axes to draw on. By default the axes of a new figure.
 
-    **Returns:**
+    **Returns:** the axes. Image `i` is in column `i % columns`. One unit of both axes is the width of an image.
 
-    The axes. Image `i` fills the unit square of column `i % columns` less a gap.
+    **Raises:** `ValueError` if there are no images, if they have another shape or other values, if `titles` does not
+    have one text for each image, or if `columns` is below 1.
 
-    **Raises:**
+    ```python
+    import flowprop as fp
+    import numpy as np
 
-    - `ValueError`: there are no images, they have other shapes or values, `titles` does not hold
-        one for each, or `columns` is below 1.
+    images = np.random.default_rng(0).uniform(size=(6, 8, 8))
+    ax = fp.plot.image_grid(images, columns=3, titles=list("abcdef"))
+    fp.plot.save(ax, "images.png")
+    ```
     """
     shown = as_color(images)
     num_images, height, width, _ = shown.shape
@@ -50,11 +55,11 @@ def image_grid(
         raise ValueError(f"`titles` has {len(titles)} texts where {num_images} are needed: one for each image")
     columns = math.ceil(math.sqrt(num_images)) if columns is None else columns
     if columns < 1:
-        raise ValueError(f"`columns` is {columns} where at least 1 is needed")
+        raise ValueError(f"`columns` is {columns}: give at least 1")
     columns = min(columns, num_images)
     rows = math.ceil(num_images / columns)
 
-    # In units of an image's width. One Axes for all images: one for each would take seconds.
+    # In units of the width of an image. All images share one Axes, because one Axes for each would take seconds.
     gap = 0.06
     cell_width, cell_height = 1 + gap, height / width + (gap if titles is None else 0.28)
     scale = min(0.9, 9 / columns)
@@ -81,7 +86,7 @@ def image_grid(
 
 
 def as_color(images: Images) -> Float[np.ndarray, "n height width 3"]:
-    """The images in red, green and blue, in [0, 1]."""
+    """The images with red, green and blue channels, with values in [0, 1]."""
     array = np.asarray(images)
     array = array / 255.0 if array.dtype == np.uint8 else array.astype(float)
     array = array[..., None] if array.ndim == 3 else array
@@ -90,10 +95,10 @@ def as_color(images: Images) -> Float[np.ndarray, "n height width 3"]:
             f"`images` has shape {images.shape} where (n, height, width) or (n, height, width, channels) with 1 or 3 "
             "channels is needed"
         )
-    # Written so that NaN fails as well.
+    # This form of the condition also refuses NaN.
     if not (array.min() >= 0 and array.max() <= 1):
         raise ValueError(
             f"`images` holds values from {array.min():.3g} to {array.max():.3g} where floats in [0, 1] or uint8 are "
-            "needed: clip or rescale them, as by `(images + 1) / 2`"
+            "needed: clip or rescale them, for example with `(images + 1) / 2`"
         )
     return np.broadcast_to(array, (*array.shape[:-1], 3))

@@ -1,4 +1,4 @@
-"""How a classifier's flow makes up its mind."""
+"""The class probabilities of a classifier along its flow."""
 
 from collections.abc import Sequence
 
@@ -29,39 +29,48 @@ def label_trajectories(
     columns: int = 2,
     axes: Sequence[Axes] | None = None,
 ) -> Figure | SubFigure:
-    """Draw the class probabilities along the flow, a small panel for each example, its image beside it.
+    """Draw the class probabilities along the flow, with one small panel for each example.
 
-    Each class that ever reaches a probability of 0.25 is named at its highest point.
+    A class whose probability reaches 0.25 is labelled at its maximum.
 
     **Arguments:**
 
-    - `times`: the times `(steps,)` in [0, 1].
-    - `probabilities`: `(n, steps, classes)`. A dozen examples fill a page.
-    - `images`: as for [`flowprop.plot.image_grid`][].
-    - `labels`: the true classes `(n,)`; named beside the prediction.
-    - `class_names`: the names of the classes; their numbers by default.
-    - `columns`: the number of panels beside one another.
-    - `axes`: n axes to draw on; new ones by default.
+    - `times`: the times in [0, 1], `(steps,)`.
+    - `probabilities`: the class probabilities, `(n, steps, classes)`. Twelve examples fill a page.
+    - `images`: images to draw beside the panels, an array `(n, height, width)` or `(n, height, width, channels)` with 1
+        or 3 channels. The values are floats in [0, 1] or uint8. By default none.
+    - `labels`: the true classes, `(n,)`, for the titles. By default the titles show only the prediction.
+    - `class_names`: the names of the classes. By default their numbers.
+    - `columns`: the number of panels in a row. By default 2.
+    - `axes`: n matplotlib axes to draw on. By default the axes of a new figure.
 
-    **Returns:**
+    **Returns:** the figure.
 
-    The figure.
+    **Raises:** `ValueError` if there are no examples, `columns` is below 1, a label is not one of the classes,
+    `class_names` does not have one name for each class, `axes` has the wrong length, or `images` have another shape or
+    other values.
 
-    **Raises:**
+    ```python
+    import flowprop as fp
+    import numpy as np
 
-    - `ValueError`: there are no examples, `columns` is below 1, a label is none of the classes,
-        `class_names` does not name each, `axes` does not hold one panel for each example, or `images`
-        are no images.
+    times = np.linspace(0, 1, 5)
+    first = np.stack([0.5 + times / 2, 0.5 - times / 2], axis=1)
+    probabilities = np.stack([first, first[:, ::-1]])
+    figure = fp.plot.label_trajectories(times, probabilities, labels=np.array([0, 1]))
+    print(figure.axes[0].get_title())  # predicted 0, true 0
+    fp.plot.save(figure, "labels.png")
+    ```
     """
     times, probabilities = np.asarray(times), np.asarray(probabilities)
     num_examples, _, num_classes = probabilities.shape
     names = names_of(class_names, num_classes)
     if labels is not None:
-        check_labels("labels", np.asarray(labels), num_classes, "the classes that `probabilities` has")
+        check_labels("labels", np.asarray(labels), num_classes, "use the classes of `probabilities`")
     if num_examples == 0:
-        raise ValueError("`probabilities` is empty where at least one example is needed")
+        raise ValueError("`probabilities` is empty: give at least one example")
     if columns < 1:
-        raise ValueError(f"`columns` is {columns} where at least 1 is needed")
+        raise ValueError(f"`columns` is {columns}: give at least 1")
     shown = None if images is None else as_color(images)
     all_axes = panels(axes, num_examples, size=(3.6, 1.7), columns=columns)
     for example, ax in enumerate(all_axes):
@@ -102,7 +111,7 @@ def _draw_curves(
 
 
 def _draw_beside(ax: Axes, image: Float[np.ndarray, "height width channels"]) -> None:
-    # As large in print whatever the panel's size, so that the layout can leave room for it.
+    # The printed size does not depend on the size of the panel, so that the layout can reserve space for it.
     picture = OffsetImage(image, zoom=_IMAGE_POINTS / max(image.shape[:2]), interpolation="nearest")
     ax.add_artist(
         AnnotationBbox(

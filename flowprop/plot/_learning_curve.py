@@ -1,4 +1,4 @@
-"""What training did."""
+"""The loss and other records of training, against the step."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,32 +19,39 @@ def learning_curve(
     window: int | None = None,
     axes: Sequence[Axes] | None = None,
 ) -> Figure | SubFigure:
-    """Draw the loss of every step, its running median, and below it one panel for each other record.
+    """Draw the loss at each step with its running median, and one panel below for each other record.
 
-    Losses that are all positive have a logarithmic axis.
+    The axis of the loss is logarithmic if all losses are positive.
 
     **Arguments:**
 
-    - `history`: as `fp.fit` returns it: arrays `'step'` and `'loss'` of one length; any others of the
-        length of `'evaluation_step'`, if that is there, or else of `'step'`.
-    - `window`: the number of losses under the running median; by default a fiftieth of all.
-    - `axes`: axes to draw on, the loss's first; new ones by default.
+    - `history`: the history that [`flowprop.fit`][] returns: arrays `'step'` and `'loss'` of the same length. Every
+        other array has the length of `'evaluation_step'`, if this exists, or of `'step'`.
+    - `window`: the number of losses in the window of the running median. By default one fiftieth of all losses.
+    - `axes`: the matplotlib axes to draw on: first for the loss, then for each other record. By default the axes of a
+        new figure.
 
-    **Returns:**
+    **Returns:** the figure.
 
-    The figure.
+    **Raises:** `ValueError` if `history` has no `'step'` or no `'loss'`, an array in it has the length of no array of
+    steps, `window` is below 1, or `axes` has the wrong length.
 
-    **Raises:**
+    ```python
+    import flowprop as fp
+    import numpy as np
 
-    - `ValueError`: `history` lacks `'step'` or `'loss'`, or has an array as long as no steps; `window`
-        is below 1; or `axes` does not hold one panel for the loss and one for each other record.
+    step = np.arange(1, 201)
+    history = {"step": step, "loss": 1 / step}
+    figure = fp.plot.learning_curve(history, window=5)
+    fp.plot.save(figure, "learning_curve.png")
+    ```
     """
     records = {name: np.asarray(values) for name, values in history.items()}
     for name in ("step", "loss"):
         if name not in records:
-            raise ValueError(f"`history` lacks {name!r}: it has {sorted(records)}, not what `fp.fit` returns")
+            raise ValueError(f"`history` lacks {name!r}: it has {sorted(records)}; give what `fp.fit` returns")
     if window is not None and window < 1:
-        raise ValueError(f"`window` is {window} where at least 1 loss is needed")
+        raise ValueError(f"`window` is {window}: give at least 1")
     curves = {name: _steps_of(name, records) for name in records if name not in ("step", "evaluation_step", "loss")}
     steps, loss = _steps_of("loss", records), records["loss"].astype(float)
     loss_ax, *other_axes = panels(axes, 1 + len(curves), size=(5.4, 2.3))
@@ -74,20 +81,20 @@ def learning_curve(
 
 
 def _steps_of(name: str, records: Mapping[str, Shaped[np.ndarray, "_"]]) -> Shaped[np.ndarray, " length"]:
-    """The steps at which a record was made: of the two series, the one of its length."""
+    """The steps of a record: of the two arrays of steps, the one with the length of the record."""
     for steps in ["step"] if name == "loss" else ["evaluation_step", "step"]:
         if steps in records and len(records[steps]) == len(records[name]):
             return records[steps]
     lengths = {known: len(values) for known, values in records.items()}
     raise ValueError(
-        f"`history` has no steps for {name!r}, which must be as long as its steps; its lengths are {lengths}"
+        f"`history` has no steps for {name!r}: no array of steps has its length; the lengths are {lengths}"
     )
 
 
 def _running_median(
     steps: Shaped[np.ndarray, " length"], values: Float[np.ndarray, " length"], window: int
 ) -> tuple[Shaped[np.ndarray, " some"], Float[np.ndarray, " some"]]:
-    """The median of the values around each of about ten steps a window; near the ends, of those there are."""
+    """The median of a window of values, at about ten steps for each window. The window is shorter near the ends."""
     centres = np.arange(0, len(values), max(1, window // 10))
     medians = [np.median(values[max(0, centre - window // 2) : centre + window // 2 + 1]) for centre in centres]
     return steps[centres], np.asarray(medians, float)

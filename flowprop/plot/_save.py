@@ -1,4 +1,4 @@
-"""A figure on disk, whole or not at all."""
+"""Writing a figure to a file."""
 
 import os
 import tempfile
@@ -12,19 +12,30 @@ from .._types import checked
 
 @checked
 def save(figure: Figure | SubFigure | Axes, path: str | os.PathLike[str], *, dpi: int = 150) -> None:
-    """Write a figure to a file, whose ending names the format; a crash leaves the old file, never half a one.
+    """Write a figure to a file. The suffix of the file name determines the format.
+
+    If writing fails, an existing file at `path` stays as it was: the new file replaces it only when it is complete.
 
     **Arguments:**
 
-    - `figure`: the figure, or axes in it.
-    - `path`: such as `results/density.png` or `.pdf`; missing folders are made.
-    - `dpi`: dots per inch, of what is not drawn as vectors.
+    - `figure`: the figure, or axes in the figure.
+    - `path`: the file, such as `results/density.png` or `results/density.pdf`. Missing folders are created.
+    - `dpi`: the resolution in dots per inch of everything that is not drawn as vectors. By default 150.
 
-    **Raises:**
+    **Raises:** `ValueError` if matplotlib cannot write the format of the suffix of `path`.
 
-    - `ValueError`: the ending of `path` names no format that matplotlib writes.
+    ```python
+    from pathlib import Path
+
+    import flowprop as fp
+    import numpy as np
+
+    ax = fp.plot.image_grid(np.zeros((2, 4, 4)))
+    fp.plot.save(ax, "results/images.png")
+    print(Path("results/images.png").exists())  # True
+    ```
     """
-    # A canvas belongs to the whole figure, also where these axes are in a part of it.
+    # The canvas belongs to the whole figure, also if these axes are in a subfigure.
     whole = (figure.figure if isinstance(figure, Axes) else figure).canvas.figure
     path = Path(path)
     formats = whole.canvas.get_supported_filetypes()

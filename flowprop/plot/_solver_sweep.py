@@ -1,4 +1,4 @@
-"""What accuracy costs."""
+"""Accuracy against the number of function evaluations, for several solvers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,27 +22,35 @@ def solver_sweep(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw accuracy against function evaluations, one line for each solver.
+    """Draw accuracy against the number of function evaluations (on a logarithmic axis), one line for each solver.
 
     **Arguments:**
 
-    - `records`: such as `{"solver": "Heun", "function_evaluations": 10, "accuracy": 0.99}`, with the
-        accuracy as a fraction; other entries do not matter, nor does the order.
-    - `reference`: an accuracy to compare with, as a fraction, drawn as a horizontal line.
-    - `reference_name`: what that is.
-    - `title`: what stands above.
-    - `ax`: the axes to draw on; new ones by default.
+    - `records`: dictionaries such as `{"solver": "Heun", "function_evaluations": 10, "accuracy": 0.99}`, in any order,
+        with the accuracy as a fraction. Other entries are ignored.
+    - `reference`: an accuracy for comparison, as a fraction, drawn as a horizontal line. By default none.
+    - `reference_name`: the name of the reference in the legend. By default "ordinary classifier".
+    - `title`: the title of the axes. By default none.
+    - `ax`: the matplotlib axes to draw on. By default the axes of a new figure.
 
-    **Returns:**
+    **Returns:** the axes, with accuracies in per cent.
 
-    The axes, with accuracies in per cent.
+    **Raises:** `ValueError` if there are no records, or a record lacks one of the three entries.
 
-    **Raises:**
+    ```python
+    import flowprop as fp
 
-    - `ValueError`: there are no records, or one lacks an entry.
+    records = [
+        {"solver": "Euler", "function_evaluations": 5, "accuracy": 0.96},
+        {"solver": "Euler", "function_evaluations": 10, "accuracy": 0.98},
+        {"solver": "Heun", "function_evaluations": 10, "accuracy": 0.99},
+    ]
+    ax = fp.plot.solver_sweep(records, reference=0.985)
+    fp.plot.save(ax, "solvers.png")
+    ```
     """
     if not records:
-        raise ValueError("`records` is empty where at least one is needed")
+        raise ValueError("`records` is empty: give at least one record")
     lines: dict[str, list[tuple[float, float]]] = {}
     for record in records:
         for entry in ("solver", "function_evaluations", "accuracy"):

@@ -1,4 +1,4 @@
-"""Paths of points of the plane, from noise to data."""
+"""Trajectories of two-dimensional points, from noise to data."""
 
 from collections.abc import Sequence
 
@@ -25,24 +25,33 @@ def trajectories(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draw paths from noise (grey dots) to data (coloured dots). A few hundred are readable.
+    """Draw trajectories from noise (grey dots) to data (coloured dots).
+
+    Draw at most a few hundred trajectories, so that the figure stays readable.
 
     **Arguments:**
 
-    - `paths`: points `(n, steps, 2)`, from noise to data.
-    - `labels`: the classes `(n,)` of the paths, which then colour them.
-    - `class_names`: the names of the classes; their numbers by default.
-    - `bounds`: `((x_min, x_max), (y_min, y_max))`; by default what the paths need.
-    - `title`: what stands above.
-    - `ax`: the axes to draw on; new ones by default.
+    - `paths`: the points of each trajectory, `(n, steps, 2)`, from noise to data.
+    - `labels`: the classes of the trajectories, `(n,)`, which determine their colours. By default all have one colour.
+    - `class_names`: the names of the classes. By default their numbers.
+    - `bounds`: the drawn region, `((x_min, x_max), (y_min, y_max))`. By default it contains all trajectories.
+    - `title`: the title of the axes. By default none.
+    - `ax`: the matplotlib axes to draw on. By default the axes of a new figure.
 
-    **Returns:**
+    **Returns:** the axes.
 
-    The axes.
+    **Raises:** `ValueError` if `class_names` does not have one name for each class.
 
-    **Raises:**
+    ```python
+    import flowprop as fp
+    import numpy as np
 
-    - `ValueError`: `class_names` does not name each class.
+    noise, data = np.random.default_rng(0).normal(size=(2, 20, 1, 2))
+    t = np.linspace(0, 1, 11)[:, None]
+    paths = (1 - t) * noise + t * (0.3 * data + 2)  # straight lines
+    ax = fp.plot.trajectories(paths)
+    fp.plot.save(ax, "trajectories.png")
+    ```
     """
     paths = np.asarray(paths)
     colors = colors_of(labels, len(paths))
@@ -62,7 +71,7 @@ def trajectories(
 
 def _named_colors(labels: Integer[np.ndarray, " n"], class_names: Sequence[str] | None) -> dict[str, str]:
     num_classes = int(labels.max(initial=0)) + 1 if class_names is None else len(class_names)
-    check_labels("labels", labels, num_classes, "`class_names` must name each class")
+    check_labels("labels", labels, num_classes, "give `class_names` one name for each class")
     names = names_of(class_names, num_classes)
     return {
         f"class {names[label]}" if class_names is None else names[label]: color_of(label) for label in np.unique(labels)

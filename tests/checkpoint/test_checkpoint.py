@@ -1,4 +1,4 @@
-"""What is written is read back bit for bit; another model is refused by the places at which it differs."""
+"""A model is read back bit for bit. For another model the error names the places that differ."""
 
 import enum
 import functools
@@ -26,7 +26,7 @@ def schedule():
 
 @functools.cache
 def blocks():
-    """Three networks stacked, with an encoder for each, and all that can be trained."""
+    """Three networks stacked, with an encoder for each, and all optional trained parts."""
     keys = jax.random.split(KEY, 3)
     return fp.NoPropDT(
         [fp.nn.MLP(shape=(2,), condition_size=3, width=4, depth=1, key=key) for key in keys],
@@ -66,7 +66,7 @@ MODELS = {
 
 
 def bits(leaf):
-    """What must come back: type, shape and every bit."""
+    """The type, the shape and every bit of a leaf."""
     if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return (str(leaf.dtype), bits(jax.random.key_data(leaf)))
     if isinstance(leaf, jax.Array | np.ndarray | np.generic):
@@ -119,7 +119,7 @@ def test_a_loaded_flow_does_what_the_saved_one_did(tmp_path):
 
 
 def test_loaded_blocks_predict_what_the_saved_ones_did(tmp_path):
-    """Into a model of other parameters."""
+    """The file is loaded into a model with other parameters."""
     fp.save(tmp_path / "model", blocks())
     like = jax.tree.map(lambda leaf: leaf + 1 if eqx.is_inexact_array(leaf) else leaf, blocks())
     inputs = np.linspace(-1, 1, 8, dtype=np.float32).reshape(4, 2)
@@ -160,7 +160,7 @@ def unit(setting):
 
 
 def difference(saved, like, path):
-    """The lines of the error, but the first."""
+    """The lines of the error after the first."""
     fp.save(path, saved)
     with pytest.raises(
         ValueError, match=r"^`like` is not the model in .*model.*: make `like` as the saved model was"
@@ -272,7 +272,7 @@ class TestAnotherModel:
         assert difference((unit(saved),), (unit(like),), tmp_path / "model") == [f"`[0].setting` is {line}"]
 
     @pytest.mark.filterwarnings("ignore:A JAX array is being set as static")
-    def test_an_array_in_a_static_field_is_told_by_its_values(self, tmp_path):
+    def test_an_array_in_a_static_field_is_compared_by_its_values(self, tmp_path):
         lines = difference(unit(np.arange(3)), unit(np.arange(1, 4)), tmp_path / "model")
         assert len(lines) == 1
         assert re.fullmatch(
@@ -308,7 +308,7 @@ class TestAnotherModel:
 
 
 def class_named(module, qualname):
-    """A class that says it comes from there."""
+    """A class with the given module name."""
 
     class Net(eqx.Module):
         value: float
@@ -337,7 +337,7 @@ class TestNames:
             (("flowprop.nn._linear", "Net"), ("equinox.nn._linear", "Net"), False),
         ],
     )
-    def test_a_class_is_told_by_its_public_name(self, saved, like, same, tmp_path):
+    def test_a_class_is_compared_by_its_public_name(self, saved, like, same, tmp_path):
         fp.save(tmp_path / "model", class_named(*saved)(2.0))
         if same:
             assert fp.load(tmp_path / "model", class_named(*like)(0.0)).value == 2.0

@@ -1,4 +1,4 @@
-"""Files on disk: written whole or not at all, and read in bounded memory or refused."""
+"""Files on disk: written completely or not at all, and read in bounded memory."""
 
 import io
 import json
@@ -43,7 +43,7 @@ def node(array="float32[3]", **more):
 
 
 def write(path, header, compression=zipfile.ZIP_STORED, **arrays):
-    """A file by hand: a header, and arrays as they are or as bytes."""
+    """A file made by hand: a header, and arrays as such or as bytes."""
     with zipfile.ZipFile(path, "w", compression) as archive:
         for name, array in arrays.items():
             buffer = io.BytesIO()
@@ -56,7 +56,7 @@ def write(path, header, compression=zipfile.ZIP_STORED, **arrays):
 
 
 def npy(header, values=b""):
-    """An npy array whose header says what it will."""
+    """An npy array with any header."""
     text = f"{header}".ljust(117).encode() + b"\n"
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + values
 
@@ -90,7 +90,7 @@ class TestDamage:
             fp.load(path, LIKE)
 
     def test_flipped_bits(self, path):
-        """Wherever one bit is flipped: an error of the right kind, or no difference (a time stamp, say)."""
+        """For each flipped bit: an error of the right kind, or no difference (for example in a time stamp)."""
         content, messages = path.read_bytes(), []
         for place in range(len(content)):
             flipped = bytearray(content)
@@ -151,7 +151,7 @@ class TestDamage:
             fp.load(tmp_path / "model", like)
 
     def test_pickled_objects_are_not_read(self, tmp_path):
-        """A pickle runs code when it is read; this one would leave a file behind."""
+        """A pickle runs code when it is read. This one would create a file."""
 
         class Harmful:
             def __reduce__(self):
@@ -176,14 +176,14 @@ class TestDamage:
         ],
         ids=["longer", "type", "shape", "ends early", "goes on", "huge", "order", "no npy"],
     )
-    def test_an_array_that_belies_its_header(self, array, tmp_path):
+    def test_an_array_that_differs_from_its_header(self, array, tmp_path):
         write(tmp_path / "model", {"format": "flowprop-2", "tree": node()}, **{"0": array})
         with pytest.raises(ValueError, match="is damaged"):
             fp.load(tmp_path / "model", {"a": jnp.zeros(3)})
 
 
 class TestMemory:
-    """A small file that would unfold to gigabytes is refused before it is read."""
+    """A small file that would expand to gigabytes raises an error before it is read."""
 
     MiB = 2**20
 
@@ -202,7 +202,7 @@ class TestMemory:
         assert peak(load) < self.MiB
 
     def test_a_compressed_array(self, tmp_path):
-        """A header in order, and an array of 300 MB in 0.3 MB."""
+        """A correct header, and an array of 300 MB in 0.3 MB."""
         path = tmp_path / "model"
         size = 300 * self.MiB // 4
         block = bytes(self.MiB)
@@ -228,7 +228,7 @@ class TestMemory:
         write(path, {"format": "flowprop-2", "tree": node()}, **{"0": np.zeros(5 * self.MiB, np.float32)})
 
         def load():
-            with pytest.raises(ValueError, match=r"its entry 0.npy has 20971648 bytes where 1036 are the most"):
+            with pytest.raises(ValueError, match=r"its entry 0.npy has 20971648 bytes where at most 1036 are allowed"):
                 fp.load(path, {"a": jnp.zeros(3)})
 
         assert peak(load) < self.MiB
@@ -238,7 +238,7 @@ class TestMemory:
         write(path, json.dumps({"format": "flowprop-2", "tree": node()}).encode() + b" " * 16 * self.MiB)
 
         def load():
-            with pytest.raises(ValueError, match=r"its entry header.json has \d+ bytes where 16777216 are the most"):
+            with pytest.raises(ValueError, match=r"entry header.json has \d+ bytes where at most 16777216 are allowed"):
                 fp.load(path, {"a": jnp.zeros(3)})
 
         assert peak(load) < self.MiB
@@ -320,7 +320,7 @@ class TestWriting:
         assert [file.name for file in path.parent.iterdir()] == ["model.fp"]
 
     @pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
-    def test_may_be_read_by_whom_any_file_may(self, mask, tmp_path):
+    def test_has_the_usual_mode_of_a_new_file(self, mask, tmp_path):
         before = os.umask(mask)
         try:
             fp.save(tmp_path / "model", {"a": 1})
@@ -331,8 +331,8 @@ class TestWriting:
         assert modes[0] == modes[1] == 0o666 & ~mask
 
     @pytest.mark.parametrize("mode", [0o600, 0o640, 0o666, 0o400])
-    def test_a_file_that_is_replaced_hands_on_its_mode(self, mode, path, monkeypatch):
-        """At no moment may more people read it."""
+    def test_the_mode_of_a_replaced_file_is_kept(self, mode, path, monkeypatch):
+        """Its mode never allows more readers, not even for a moment."""
         path.chmod(mode)
         modes, write_array = [], np.lib.format.write_array
 
@@ -400,7 +400,7 @@ class TestWhatIsNoFile:
 
 
 class TestPartFiles:
-    """What killed saves left behind, and what others are writing right now."""
+    """Part files that are left over from killed saves, and part files that other processes are writing."""
 
     @staticmethod
     def part(folder, name, age):
@@ -424,7 +424,7 @@ class TestPartFiles:
         assert all(file.read_bytes() == b"half" for file in kept)
 
     def test_those_of_a_killed_process(self, tmp_path):
-        """Killed with a half-written file; the next save cleans up once it is old."""
+        """A save is killed with a half-written file. A later save removes the file when it is old."""
         path = tmp_path / "model.fp"
         fp.save(path, SAVED)
         before = path.read_bytes()
@@ -448,7 +448,7 @@ fp.save({str(path)!r}, {{"a": 1}})
         assert [file.name for file in tmp_path.iterdir()] == ["model.fp"]
 
     def test_many_may_save_to_one_path(self, tmp_path):
-        """The file is always whole, and the last one's."""
+        """The file is always complete, and has the content of the last save."""
         path, errors = tmp_path / "model", []
         models = [{"a": jnp.full(1000, float(i))} for i in range(4)]
 

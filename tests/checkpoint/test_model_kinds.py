@@ -1,4 +1,4 @@
-"""Every kind of model: saved, loaded, pickled, copied, and never read into a model of another kind."""
+"""Every kind of model is saved, loaded, pickled and copied, and never read into a model of another kind."""
 
 import copy
 import functools
@@ -199,21 +199,21 @@ def made(name):
 
 
 def signature(leaf):
-    """What of a leaf is not loaded: types and shapes of values, all else as it is."""
+    """The part of a leaf that is not loaded: the types and shapes of values, and all other leaves."""
     if isinstance(leaf, jax.Array | np.ndarray):
         return (leaf.shape, str(leaf.dtype))
     return type(leaf) if isinstance(leaf, bool | int | float) else leaf
 
 
 def same_kind(one, other):
-    """By JAX's own notion of structure, which `fp.save` does not use."""
+    """Equal structure by JAX's own comparison, which `fp.save` does not use."""
     return jax.tree.structure(one) == jax.tree.structure(other) and [*map(signature, jax.tree.leaves(one))] == [
         *map(signature, jax.tree.leaves(other))
     ]
 
 
 def identical(one, other):
-    """Structure, and each leaf: arrays bit for bit."""
+    """Equal structure and equal leaves: arrays bit for bit."""
     return bool(eqx.tree_equal(one, other, typematch=True))
 
 
@@ -228,7 +228,7 @@ def other_values(model):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A file of every kind."""
+    """A folder with a file of every kind of model."""
     folder = tmp_path_factory.mktemp("kinds")
     for number, name in enumerate(NAMES):
         fp.save(folder / str(number), made(name))
@@ -237,7 +237,7 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("name", NAMES)
 class TestEveryKind:
-    """The table: each with itself, and with each other."""
+    """Each kind of model with itself, and with each other kind."""
 
     def test_is_loaded_leaf_by_leaf(self, name, folder):
         path, model = folder / str(NAMES.index(name)), made(name)
@@ -282,7 +282,7 @@ class TestEveryKind:
 
 
 class Normalised(eqx.Module):
-    """A user's network with a state, whose markers are objects of their own in each model."""
+    """A network of a user with a state, whose markers are different objects in each model."""
 
     linear: eqx.nn.Linear
     norm: eqx.nn.BatchNorm

@@ -1,4 +1,4 @@
-"""The conformance suite: its references, this library under it, and every defect of its peers caught by name."""
+"""Tests of the conformance checks: their reference values, this library, and one library with each known defect."""
 
 import dataclasses
 import functools
@@ -27,7 +27,7 @@ each_pair = pytest.mark.parametrize("pair", exact.PAIRS)
 
 
 @pytest.mark.parametrize("pair", ["fm", "ct learnable", "condot noise"])
-def test_a_gaussian_is_pushed_forward_as_its_closed_form_says(pair):
+def test_pushforward_of_a_gaussian_has_the_closed_form(pair):
     flow = exact.exact_flow(exact.GAUSSIAN, *exact.PAIRS[pair]())
     known = conformance.Exact(exact.GAUSSIAN, flow.path, flow.span)
     mean, covariance = exact.pushforward_moments(flow, exact.GAUSSIAN)
@@ -35,14 +35,14 @@ def test_a_gaussian_is_pushed_forward_as_its_closed_form_says(pair):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
     z = np.random.default_rng(0).standard_normal((128, 2))
     np.testing.assert_allclose(known.log_prob(z), exact.gaussian_log_prob(z, mean, covariance), atol=1e-5)
-    # The map takes one gaussian to the other: what is far out stays as far out, in deviations.
+    # The map between two gaussians keeps the Mahalanobis distance from the mean.
     noise_std = np.hypot(*(float(f(flow.span[0])) for f in (flow.path.alpha, flow.path.sigma)))
     end = known.transport(noise_std * z) - mean
     distance = np.sum(end * np.linalg.solve(covariance, end.T).T, axis=1)
     np.testing.assert_allclose(distance, np.sum(z**2, axis=1), rtol=1e-4)
 
 
-def test_a_mixture_is_pushed_forward_to_itself_where_the_path_begins_with_noise_alone(key):
+def test_pushforward_of_a_mixture_is_the_mixture_if_the_path_starts_at_pure_noise(key):
     known = conformance.Exact(conformance.MIXTURE, fp.CondOTPath())
     for found, wanted in zip(known.moments(), (known.data.mean, known.data.covariance), strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
@@ -50,8 +50,8 @@ def test_a_mixture_is_pushed_forward_to_itself_where_the_path_begins_with_noise_
     np.testing.assert_allclose(known.log_prob(z), jax.vmap(known.data.log_prob)(z), atol=1e-4)
 
 
-def test_velocity_and_score_are_those_of_the_density(key, x64):
-    """`d log p / dt = -div v - v . score`, and the score is the gradient."""
+def test_velocity_and_score_agree_with_the_density(key, x64):
+    """Checks `d log p / dt = -div v - v . score`, and that the score is the gradient of `log p`."""
     path = fp.VPPath(fp.CosineNoiseSchedule())
     known = conformance.Exact(conformance.MIXTURE, path)
 
@@ -84,19 +84,19 @@ def test_draws_have_the_moments_of_the_mixture(key):
 
 
 def over_both(pair):
-    """The flows of a pair of path and prediction, around each exact network, with their data."""
+    """The flows of one path and prediction with the exact network, for both data distributions, with their data."""
     return [(exact.exact_flow(data, *exact.PAIRS[pair]()), data) for data in (exact.GAUSSIAN, exact.MIXTURE)]
 
 
 @each_pair
-def test_every_pair_says_at_a_point_what_it_should(pair, key):
+def test_every_pair_passes_the_field_checks(pair, key):
     for flow, data in over_both(pair):
         conformance.assert_conforms(conformance.field_checks(flow, data), key=key)
 
 
-@pytest.mark.slow  # test_solve.py asks the same of a few pairs every day
+@pytest.mark.slow  # test_solve.py tests a few pairs in every run
 @each_pair
-def test_every_pair_samples_and_evaluates_as_it_should(pair, key):
+def test_every_pair_passes_the_solve_checks(pair, key):
     for flow, data in over_both(pair):
         conformance.assert_conforms(conformance.solve_checks(flow, data), key=key)
 
@@ -107,7 +107,7 @@ def solve_by(integrator, flow, z0):
 
 
 def integrator_checks(solver, order, num_steps):
-    """Of one solver, under flow matching."""
+    """The checks of one solver, with flow matching."""
     flow, data = over_both("fm")[1]
     known = conformance.Exact(data, flow.path)
 
@@ -118,7 +118,7 @@ def integrator_checks(solver, order, num_steps):
         return solve_by(fp.ODEIntegrator(solver, dt0=1 / num_steps), flow, z0)
 
     def evaluations(counted):
-        # A first step large enough to be rejected: some solvers then evaluate its first stage again.
+        # The first step is so large that it is rejected. Some solvers then evaluate its first stage again.
         integrator = fp.ODEIntegrator(solver, dfx.PIDController(rtol=1e-6, atol=1e-6), dt0=1.0)
         counting = eqx.tree_at(lambda flow: flow.network, flow, counted(flow.network))
         return fp.function_evaluations(fp.solve(counting, jnp.array([0.3, -0.8]), integrator=integrator), integrator)
@@ -130,7 +130,7 @@ def integrator_checks(solver, order, num_steps):
     ]
 
 
-#: Their orders, and how many steps leave errors well above single precision.
+#: For each solver, its order, and a number of steps whose error is well above the rounding errors of single precision.
 SOLVERS = {dfx.Heun: (2, 32), dfx.Bosh3: (3, 16), dfx.Tsit5: (5, 8)}
 
 
@@ -211,7 +211,7 @@ def test_schedules_features_and_files_conform(key, tmp_path):
 
 @dataclasses.dataclass(frozen=True)
 class Measured(conformance.AbstractCheck):
-    """A check of a user's own, of a number."""
+    """A custom check that reports a given number."""
 
     number: float
     bounds: dict
@@ -226,7 +226,7 @@ class Raising(conformance.AbstractCheck):
         raise ZeroDivisionError("of a subject's own\nin two lines")
 
 
-def test_a_report_holds_within_its_bounds_and_says_so(key):
+def test_report_passes_within_its_bounds_and_prints_them(key):
     cases = [
         (1.0, {"most": 2}, True, "<= 2"),
         (3.0, {"most": 2}, False, "<= 2"),
@@ -240,12 +240,12 @@ def test_a_report_holds_within_its_bounds_and_says_so(key):
         assert (report.passed, report.allowed, report.claim) == (passed, allowed, "Measured")
 
 
-def test_failures_are_shown_and_successes_are_not(key):
+def test_assertion_error_lists_failed_checks_only(key):
     checks = [Measured(1.0, {"most": 2}), Raising(), Measured(3.5, {"most": 2})]
     with pytest.raises(AssertionError) as caught:
         conformance.assert_conforms(checks, key=key)
     assert str(caught.value).splitlines() == [
-        "2 claims do not hold:",
+        "2 checks failed:",
         "FAIL  Raising   nan  = 0   ZeroDivisionError: of a subject's own",
         "FAIL  Measured  3.5  <= 2  the number",
     ]
@@ -253,7 +253,7 @@ def test_failures_are_shown_and_successes_are_not(key):
     assert conformance.table([]) == ""
 
 
-def test_each_check_has_a_key_of_its_own_that_its_key_decides(key):
+def test_each_check_gets_its_own_reproducible_key(key):
     known, seen = conformance.Exact(conformance.MIXTURE, fp.CondOTPath()), []
 
     def log_prob(z1):
@@ -266,7 +266,7 @@ def test_each_check_has_a_key_of_its_own_that_its_key_decides(key):
     assert not np.allclose(seen[0], seen[1])
 
 
-def test_what_would_only_broadcast_is_refused(key):
+def test_results_of_the_wrong_shape_are_refused(key):
     known = conformance.Exact(conformance.MIXTURE, fp.CondOTPath())
     column = conformance.LogProbIsExact(known, lambda z1: known.log_prob(z1)[:, None])
     uncounted = conformance.EvaluationsAreCounted(lambda counted: 7)
@@ -276,32 +276,32 @@ def test_what_would_only_broadcast_is_refused(key):
     assert "never called `counted(network)`" in reports[1].what
 
 
-def test_mixtures_say_what_is_wrong_with_them():
+def test_errors_of_a_mixture_name_the_wrong_argument():
     one = np.eye(2)[None]
     for arguments, message in [
         (([1.0], [0.0, 0.0], one), r"`means` has shape \(2,\)"),
         (([0.5, 0.5], [[0.0, 0.0]], one), r"`weights` has shape \(2,\) where \(1,\)"),
         (([1.0], [[0.0, 0.0]], one[0]), r"`covariances` has shape \(2, 2\) where \(1, 2, 2\)"),
-        (([0.5], [[0.0, 0.0]], one), r"`weights` are \[0\.5\]: give positive numbers of sum 1"),
-        (([1.0], [[0.0, 0.0]], -one), "give symmetric, positive definite matrices"),
+        (([0.5], [[0.0, 0.0]], one), r"`weights` are \[0\.5\]: divide them by their sum"),
+        (([1.0], [[0.0, 0.0]], -one), "`covariances`"),
     ]:
         with pytest.raises(ValueError, match=message):
             conformance.Mixture(*arguments)
     np.testing.assert_allclose(conformance.gaussian([1, 2], 3 * one[0]).covariance, 3 * one[0])
 
 
-def test_a_prediction_of_another_kind_needs_a_network_of_its_own():
+def test_denoiser_refuses_an_unknown_prediction():
     flow = conformance.exact_flow(conformance.MIXTURE, fp.CondOTPath(), fp.CategoricalPrediction())
     with pytest.raises(TypeError, match="`prediction` is CategoricalPrediction"):
         flow.network(0.5, jnp.zeros(2))
 
 
-# --- A library in miniature, with and without each defect of its peers ---------------------------------------------
+# --- A small library, without and with each known defect of other libraries -----------------------------------------
 
 
 @functools.cache
 def measured(check, *decisions):
-    """A defect leaves the checks of other decisions as they were: they are not run again."""
+    """Run a check once for each set of functions, because a defect changes only some of them."""
     return conformance.run([check(*decisions)], key=KEY)[0]
 
 
@@ -315,24 +315,24 @@ def broken_claims(library):
     return [report.claim for report in verdicts(library) if not report.passed]
 
 
-#: In one process, where what is measured of the sound library serves for all.
+#: These tests run in one process, so that they share the cached results of the correct library.
 together = pytest.mark.xdist_group("miniature")
 
 
 @together
-def test_a_sound_library_conforms():
+def test_correct_library_passes_all_checks():
     assert broken_claims(miniature.SOUND) == [], conformance.table(verdicts(miniature.SOUND))
 
 
 @together
 @pytest.mark.parametrize("defect", miniature.DEFECTS)
-def test_each_defect_is_caught_by_its_claim_and_by_no_other(defect):
+def test_each_defect_fails_its_check_and_no_other(defect):
     change, claim = miniature.DEFECTS[defect]
     library = miniature.SOUND | change
     assert broken_claims(library) == [claim], conformance.table(verdicts(library))
 
 
-def test_every_check_has_a_defect_that_it_catches():
+def test_every_check_has_a_defect_that_it_detects():
     checks = {
         name
         for name, value in vars(conformance).items()

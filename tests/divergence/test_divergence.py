@@ -60,7 +60,7 @@ def estimates(divergence, field, z, keys):
 def test_exact_is_the_trace_of_the_jacobian(x64):
     field, z = case()
     matrix = jacobian(field, z)
-    # The field would not tell a trace from a sum of all entries if it were diagonal.
+    # If the Jacobian were diagonal, its trace would equal the sum of all entries.
     assert np.max(np.abs(matrix - np.diag(np.diag(matrix)))) > 0.3
     divergence = fp.ExactDivergence()
     value, trace = divergence.value_and_divergence(field, z, divergence.draw(z, key=None))
@@ -70,7 +70,7 @@ def test_exact_is_the_trace_of_the_jacobian(x64):
 
 @pytest.mark.parametrize("products_at_once", [1, 4, 5, 6, 7])
 def test_exact_in_groups(products_at_once, x64):
-    """Groups that fill up, and that do not: the trace, and its gradient in a parameter."""
+    """The trace and its gradient in a parameter, with a last group that is full or not full."""
     field, z = case()
     divergence = fp.ExactDivergence(products_at_once=products_at_once)
 
@@ -94,7 +94,7 @@ def test_exact_in_single_precision():
 
 
 def test_hutchinson_is_exact_over_all_signs(x64):
-    """The mean over every probe that can be drawn, each as likely, is the expectation."""
+    """The mean over all possible probes, which have equal probability, is the expectation."""
     field, z = case()
     signs = jnp.asarray(list(itertools.product([-1.0, 1.0], repeat=SIZE))).reshape(-1, *SHAPE)
     value, trace = fp.HutchinsonDivergence(num_probes=len(signs)).value_and_divergence(field, z, signs)
@@ -113,8 +113,8 @@ def test_the_estimate_is_unbiased(divergence, key, x64):
 
 
 @pytest.mark.parametrize("name", all_but(["hutchinson 1", "hutch++", "xtrace"], STOCHASTIC))
-def test_so_is_its_gradient(name, key, x64):
-    """In a parameter that turns the Jacobian's directions as well as its trace."""
+def test_the_gradient_is_unbiased(name, key, x64):
+    """In a parameter that changes the directions of the Jacobian and its trace."""
     field, z, divergence = *case(), STOCHASTIC[name]
 
     @eqx.filter_jit
@@ -130,7 +130,7 @@ def test_so_is_its_gradient(name, key, x64):
 
 
 @every_stochastic
-def test_the_estimate_follows_its_key(divergence, key):
+def test_the_estimate_depends_only_on_the_key(divergence, key):
     z = jnp.ones(SHAPE)
     probes = divergence.draw(z, key=key)
     assert probes.shape[1:] == SHAPE
@@ -155,7 +155,7 @@ def test_signs_are_exact_on_a_diagonal_jacobian(name, key, x64):
 
 
 @pytest.mark.parametrize("name", ["hutchinson sphere", "hutchinson orthogonal", "hutch++", "xtrace"])
-def test_a_multiple_of_the_identity_costs_no_variance(name, key, x64):
+def test_a_multiple_of_the_identity_has_no_variance(name, key, x64):
     (trace,) = estimates(STOCHASTIC[name], lambda z: -7.0 * z, case()[1], key[None])
     assert float(trace) == pytest.approx(-7.0 * SIZE, rel=1e-12)
 
@@ -164,7 +164,7 @@ def test_a_multiple_of_the_identity_costs_no_variance(name, key, x64):
     "divergence", [fp.HutchPlusPlusDivergence(6), fp.XTraceDivergence(6)], ids=["hutch++", "xtrace"]
 )
 def test_a_jacobian_of_low_rank_is_traced_exactly(divergence, key, x64):
-    """Rank 1, less than the two and three directions that are looked at; and rank 0."""
+    """Rank 1, less than the two or three directions of the basis; and rank 0."""
     left, right = np.random.default_rng(3).standard_normal((2, SIZE))
     matrix = jnp.asarray(np.outer(left, right))
 
@@ -177,17 +177,17 @@ def test_a_jacobian_of_low_rank_is_traced_exactly(divergence, key, x64):
     np.testing.assert_array_equal(values, 0.0)
 
 
-def test_orthogonal_probes_are_exact_by_d_of_them(key, x64):
+def test_d_orthogonal_probes_are_exact(key, x64):
     field, z = case()
     (trace,) = estimates(fp.HutchinsonDivergence(SIZE, fp.OrthogonalProbes()), field, z, key[None])
     assert float(trace) == pytest.approx(np.trace(jacobian(field, z)), rel=1e-12)
 
 
 @pytest.mark.parametrize("num_products", [12, pytest.param(24, marks=pytest.mark.slow)])
-def test_at_equal_cost_the_adaptive_ones_have_less_variance(num_products):
-    """Of log p at the origin for z' = A z in 64 dimensions, A rotated and with eigenvalues 2^(1 - i), over 400 draws.
+def test_adaptive_estimators_have_less_variance_at_equal_cost(num_products):
+    """Log p at the origin for z' = A z in 64 dimensions, A rotated and with eigenvalues 2^(1 - i), over 400 draws.
 
-    At most half of Hutchinson's; a ratio of two such variances has a relative error of 0.1.
+    The variance is at most half of Hutchinson's; a ratio of two such variances has a relative error of 0.1.
     """
     dim = 64
     rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((dim, dim)))[0]
@@ -216,10 +216,10 @@ def test_orthogonal_probes_are_at_right_angles_in_groups(num_probes, key, x64):
 
 
 def test_rows_of_orthogonal_probes_are_uniform_rotations(key, x64):
-    """Haar: entries of `v` have the fourth moments of the sphere, `3 d/(d + 2)`, and two rows
+    """The Haar distribution: entries of `v` have the fourth moments of the sphere, `3 d/(d + 2)`, and two rows have
     those of two axes of a uniform rotation, `d (d + 1)/((d + 2) (d - 1))`.
 
-    Over 20,000 draws within 5 standard errors, computed from the draws.
+    The moments of 20,000 draws agree within 5 standard errors, computed from the draws.
     """
     draw = jax.vmap(lambda key: fp.OrthogonalProbes().sample(2, jnp.zeros(3), key=key))
     probes = np.asarray(draw(jax.random.split(key, 20_000)))
@@ -234,9 +234,9 @@ def test_rows_of_orthogonal_probes_are_uniform_rotations(key, x64):
     ids=["exact", "orthogonal"],
 )
 def test_memory_in_image_dimensions_is_bounded(divergence):
-    """512 points in 784 dimensions, a network of 2 x 256, one Euler step: below 0.6 GB above what the process had.
+    """512 points in 784 dimensions, a network of 2 x 256, one Euler step: at most 0.6 GB more than before.
 
-    All products at once took 2.1 GB, and a whole rotation for each point 5 GB. The compiler's own count misses it.
+    All products at once needed 2.1 GB, and a full rotation for each point 5 GB. The compiler's own count misses this.
     """
     program = f"""
     import resource, diffrax as dfx, jax, flowprop as fp
@@ -285,6 +285,6 @@ def test_no_key_is_refused(divergence):
         (lambda: fp.XTraceDivergence(6).draw(jnp.zeros(2), key=jax.random.key(0)), "is 6 in 2 dimensions"),
     ],
 )
-def test_numbers_that_make_no_sense_are_refused(make, message):
+def test_invalid_numbers_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()

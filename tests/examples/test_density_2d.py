@@ -1,4 +1,4 @@
-"""The example in the plane, shortened: its records, that it goes on where it stopped, and that couplings show."""
+"""The example `density_2d.py` with few steps: its records, how it continues after a stop, and effects of couplings."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "density_2d.py"
-TRIAL = ("--steps", "300", "--test-points", "500", "--num-seeds", "1")
+TRIAL = ("--long", "--steps", "300", "--test-points", "500", "--num-seeds", "1")
 pytestmark = pytest.mark.slow
 
 
@@ -21,11 +21,11 @@ def run(output, *arguments):
     return {(row["task"], row["coupling"]): row for row in records}
 
 
-def test_transport(tmp_path):
+def test_transport_and_continuing(tmp_path):
     records = run(tmp_path, "--parts", "transport")
     assert len(records) == 8
     for (task, coupling), row in records.items():
-        # 300 steps are few; without any, it would be the distance of source and data, 2 and more.
+        # After 300 steps. Without training it would be the distance of source and data, which is at least 2.
         assert row["w2"] < row["floor"] + 2.5
         if coupling == "ot":
             assert row["npe"] < records[task, "independent"]["npe"] + 0.1
@@ -36,17 +36,17 @@ def test_transport(tmp_path):
         run(tmp_path, "--parts", "transport", "--test-points", "400")
 
 
-def test_some_rows_with_noise_on_their_paths(tmp_path):
+def test_chosen_rows_with_path_noise(tmp_path):
     records = run(tmp_path, "--parts", "transport", "--tasks", "N -> moons", "--path-noise", "1.0")
     assert list(records) == [("N -> moons", "independent"), ("N -> moons", "ot")]
-    # The path energy is 0.77 without: so wide a blur leaves the two distributions little to do.
+    # Without the noise the path energy is 0.77. The noise makes source and data similar.
     assert records["N -> moons", "independent"]["npe"] < 0.4
 
 
 def test_condition(tmp_path):
     records = run(tmp_path, "--parts", "condition")
     assert len(records) == 8
-    # Given the first coordinate it is all but known where to go; plain transport starts from the wrong noise.
+    # The first coordinate determines the target nearly completely. Plain transport starts from the wrong noise.
     assert records["coordinate", "aware"]["w2"] < records["coordinate", "ot"]["w2"]
 
 
@@ -56,3 +56,11 @@ def test_likelihood(tmp_path):
     for row in records.values():
         assert row["true_log_prob"] - 1 < row["log_prob"] < row["true_log_prob"] + 0.1
     assert len(list(tmp_path.glob("likelihood-*.png"))) == 10
+
+
+def test_the_default_run_has_a_row_of_each_table(tmp_path):
+    command = [sys.executable, EXAMPLE, "--steps", "100", "--test-points", "200", "--output", tmp_path]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONWARNINGS": "error"})
+    records = json.loads((tmp_path / "results.json").read_text())
+    assert [row["part"] for row in records] == ["transport"] * 2 + ["condition"] * 3 + ["likelihood"] * 2
+    assert {row["task"] for row in records} == {"N -> moons", "moon", "two moons"}

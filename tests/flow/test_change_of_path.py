@@ -1,4 +1,4 @@
-"""A flow along another path against the exact flow on that path."""
+"""A flow along another path, compared with the exact flow on that path."""
 
 import closed_forms as exact
 import diffrax as dfx
@@ -40,7 +40,7 @@ def views(flow, times, z):
 
 
 def changed_and_direct(pair, name, data):
-    """The views of a changed flow, and of the exact flow on the new path, well inside of the span of both."""
+    """The estimates of a changed flow, and of the exact flow on the new path, inside the span of both."""
     path = NEW_PATHS[name]()
     changed = fp.change_path(exact.exact_flow(data, *PAIRS[pair]()), path)
     start, end = changed.span
@@ -78,20 +78,20 @@ def test_the_score_is_that_of_the_new_marginal(key, x64):
 
 
 def log_prob_and_that_before(pair, path, key):
-    """Of a gaussian's flow, before in closed form."""
+    """The log-density of a Gaussian's flow, and that before the change in closed form."""
     flow = exact.exact_flow(exact.GAUSSIAN, *exact.PAIRS[pair]())
     z = exact.GAUSSIAN.mean[None] + jax.random.normal(key, (5, 2))
     before = exact.gaussian_log_prob(z, *exact.pushforward_moments(flow, exact.GAUSSIAN))
     return fp.log_prob(fp.change_path(flow, path), z, integrator=TIGHT), before
 
 
-def test_a_path_that_reaches_further_keeps_the_likelihood(key, x64):
-    """However far the old path is from pure noise and clean data: the new one is cut where it begins and ends."""
+def test_a_path_with_a_wider_range_keeps_the_likelihood(key, x64):
+    """For any distance of the old path from pure noise and clean data: the new path is cut to the old range."""
     np.testing.assert_allclose(*log_prob_and_that_before("ct narrow", fp.CondOTPath(), key), atol=1e-6)
 
 
 def test_a_wide_schedule_nearly_keeps_it(key, x64):
-    """CondOT has all log-SNRs, the schedule those from -13 to 13: it leaves noise of deviation exp(-6.5)."""
+    """CondOT has all log-SNRs, the schedule has -13 to 13: noise of standard deviation exp(-6.5) is left."""
     after, before = log_prob_and_that_before("fm", fp.VPPath(fp.SigmoidNoiseSchedule(26)), key)
     np.testing.assert_allclose(after, before, atol=0.02)
     assert np.abs(after - before).max() > 1e-6
@@ -106,12 +106,12 @@ def test_the_span_is_what_both_paths_have():
     ends = fp.change_path(narrow, fp.VPPath(fp.SigmoidNoiseSchedule(16))).span
     np.testing.assert_allclose(ends, [0.5 - 2 / 16, 0.5 + 2 / 16], atol=1e-6)
     high = fp.LearnableNoiseSchedule((4,), (3.0, 6.0), key=jax.random.key(0))
-    with pytest.raises(ValueError, match=r"`path` has no log-SNR in common with the flow's, from -2 to 2"):
+    with pytest.raises(ValueError, match=r"no log-SNR in common with the flow, whose log-SNRs are from -2 to 2"):
         fp.change_path(narrow, fp.VPPath(high))
 
 
 def test_conditions_pass_through(key):
-    """Of a categorical flow, whose condition is the pair of features and class embeddings."""
+    """For a categorical flow, whose condition is the pair of features and class embeddings."""
     old, new = fp.VPPath(fp.SigmoidNoiseSchedule(9)), fp.VPPath(fp.CosineNoiseSchedule())
     flow, direct = (fp.Flow(exact.Posterior(path), path, fp.CategoricalPrediction(), shape=(3,)) for path in (old, new))
     x = (jnp.log(jnp.array([0.2, 0.5, 0.3])), jnp.eye(3))

@@ -1,4 +1,4 @@
-"""Flows: the losses of their constructors, conditions, and what training leaves."""
+"""Flows: the losses of their constructors, conditions, and training."""
 
 import closed_forms as exact
 import equinox as eqx
@@ -53,7 +53,7 @@ def test_the_error_is_that_of_the_design(name):
 
 @each_constructor
 def test_the_loss_is_the_mean_error_over_noise_and_time(name, key):
-    """Against the integral over time of the error, with noise by brute force."""
+    """Compared with the integral of the error over time, with many draws of the noise."""
     flow, _ = CONSTRUCTORS[name]
     n = 200_000
     batch = jnp.broadcast_to(Z1, (n, 2))
@@ -79,7 +79,7 @@ def test_conditions_reach_their_examples(key):
 
 
 def test_the_weighting_is_given_the_whole_batch(key):
-    """Weights whose mean is 1 leave a mean of equal errors as it is."""
+    """Weights with mean 1 do not change a mean of equal errors."""
     flow = fp.ct_flow(lambda t, z, x: x + 1, shape=(2,), weighting=fp.BatchNormalisedELBOWeighting())
     z1 = jax.random.normal(key, (8, 2))
     np.testing.assert_allclose(flow.loss(z1, z1, key=key), 2.0, rtol=1e-5)
@@ -113,7 +113,7 @@ def test_double_precision_stays(x64, key):
 
 
 def test_the_loss_trains_a_learnable_schedule_by_its_variance_only(key):
-    """The mean error does not reach the schedule's shape; its end points do not move at all."""
+    """The mean error has no gradient in the schedule's shape, and the end points do not move."""
     schedule = exact.learnable()
     net = fp.nn.MLP(shape=(2,), width=16, key=key)
     flow = fp.ct_flow(net, shape=(2,), schedule=schedule)

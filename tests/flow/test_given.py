@@ -1,4 +1,4 @@
-"""A flow under one condition: the same as the condition in every row, encoded once."""
+"""A flow with one fixed condition is the same as the condition in every row, encoded once."""
 
 import dataclasses
 
@@ -20,7 +20,7 @@ class Encoder(eqx.Module):
 
 
 class Network(eqx.Module):
-    """A small network that sees features of size 3."""
+    """A small network whose condition has 3 features."""
 
     weight: jax.Array
 
@@ -92,7 +92,7 @@ def test_is_the_flow_with_the_condition_in_every_row(name, key):
 
 
 def test_the_condition_is_encoded_once(key):
-    """Once for each solve, not at each of its steps; and once in all under `given`."""
+    """Once for each solve, not at each of its steps; with `given`, only once."""
     seen = []
 
     def encoder(x):
@@ -171,7 +171,7 @@ def test_many_conditions_at_once_are_a_vmap(key):
         np.testing.assert_allclose(row, fp.sample(fp.given(flow, one), 4, key=key), atol=1e-5)
 
 
-def test_it_has_one_condition_alone(key):
+def test_another_condition_is_an_error(key):
     one = fp.given(flow_of(ENCODER), Y)
     calls = (
         lambda: fp.sample(one, 2, tiled(Y, 2), key=key),
@@ -182,7 +182,7 @@ def test_it_has_one_condition_alone(key):
     )
     for call in calls:
         with pytest.raises(
-            ValueError, match=r"`x` is given to a flow whose condition is given already, by `fp\.given`"
+            ValueError, match=r"`x` is given to a flow whose condition was already given, by `fp\.given`"
         ):
             call()
 

@@ -1,4 +1,4 @@
-"""Guidance: conditions are dropped as a whole, and mixed outputs are mixed velocities, scores and targets."""
+"""Guidance: conditions are dropped completely, and mixed outputs are mixed velocities, scores and targets."""
 
 import closed_forms as exact
 import equinox as eqx
@@ -12,7 +12,7 @@ import flowprop as fp
 
 
 class Switch(eqx.Module):
-    """The exact network of the mixture where `x` is 1, of the gaussian where it is 0."""
+    """The exact network of the mixture if `x` is 1, of the Gaussian if it is 0."""
 
     path: fp.AbstractPath
     prediction: fp.AbstractPrediction
@@ -37,7 +37,7 @@ ONE = jnp.ones(())
 class TestGuide:
     @pytest.mark.parametrize("pair", all_but(["fm", "ct preconditioned", "df"], exact.PAIRS))
     def test_mixes_every_view(self, pair):
-        """Against the two flows on their own, whatever the network predicts."""
+        """Compared with the two separate flows, for every prediction."""
         path, prediction = exact.PAIRS[pair]()
         without, given = (exact.exact_flow(data, path, prediction) for data in (exact.GAUSSIAN, exact.MIXTURE))
         guided = fp.guide(fp.Flow(Switch(path, prediction), path, prediction, shape=(2,)), 0.0, 2.5)
@@ -113,7 +113,7 @@ class TestGuide:
         wanted = given**2 / without
         np.testing.assert_allclose(target, wanted / wanted.sum(), rtol=1e-5)
 
-    def test_refuses_what_does_not_fit(self):
+    def test_refuses_arguments_that_do_not_fit(self):
         z = jnp.zeros(1)
         with pytest.raises(ValueError, match="`null` holds no array"):
             fp.guide(AFFINE, None, 2.0)
@@ -127,7 +127,7 @@ class TestGuide:
 
 class TestConditionDropout:
     def test_drops_all_leaves_of_some_examples(self, key):
-        """The error is 0 for a kept condition, 1 for one dropped whole and over 100 for one torn apart."""
+        """The error is 0 for a kept condition, 1 for a dropped one and over 100 if only a part was dropped."""
         network = lambda t, z, x: jnp.stack([x["a"][0], 10.0 * (x["a"][0] - x["b"])])  # noqa: E731
         flow = fp.Flow(network, fp.CondOTPath(), fp.TargetPrediction(), shape=(2,))
         n, rate = 10_000, 0.2
@@ -152,13 +152,13 @@ class TestConditionDropout:
         guided = fp.trainable(fp.guide(model.flow, jnp.ones(2), 2.0))
         assert jax.tree.leaves(guided).count(True) == jax.tree.leaves(trained).count(True)
 
-    def test_its_null_is_one_to_guide_by(self):
-        """What a model read from disk knows of its null is enough."""
+    def test_its_null_can_be_used_for_guidance(self):
+        """The null of a model that was read from disk can be used."""
         model = fp.ConditionDropout(AFFINE, 0.4)
         velocities = [fp.guide(model.flow, null, 2.0).velocity(0.5, jnp.ones(1), ONE) for null in (model.null, 0.4)]
         np.testing.assert_array_equal(*velocities)
 
-    def test_refuses_what_does_not_fit(self, key):
+    def test_refuses_arguments_that_do_not_fit(self, key):
         categorical = fp.Flow(lambda t, z, x: x, fp.CondOTPath(), fp.CategoricalPrediction(), shape=(3,))
         with pytest.raises(ValueError, match=r"`rate` is 1\.5: give a probability"):
             fp.ConditionDropout(AFFINE, 0.0, 1.5)

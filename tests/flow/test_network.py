@@ -1,4 +1,4 @@
-"""Networks that take a key or have a state: in training, and in use."""
+"""Networks with a key or a state: in training, and in use."""
 
 import dataclasses
 
@@ -16,7 +16,7 @@ OPTIONS = {"steps": 5, "batch_size": 16, "progress": False}
 
 
 class Mask(eqx.Module):
-    """Ones, of which dropout makes 0 or 2."""
+    """Ones, which dropout changes to 0 or 2."""
 
     dropout: eqx.nn.Dropout = eqx.nn.Dropout(0.5)
 
@@ -59,7 +59,7 @@ LABELS = np.linspace(-1, 1, 64, dtype=np.float32)
 
 class TestKey:
     def test_training_drops_by_a_key_of_each_example(self, key):
-        """Of 0 the target, an output of ones has the error 1 an entry; of 0 or 2, 0 or 4, which is 2 on average."""
+        """For a target of 0, an output of 1 has the error 1 per entry; an output of 0 or 2 has 2 on average."""
         flow = fp.Flow(Mask(), fp.CondOTPath(), fp.TargetPrediction(), shape=(3,))
         n = 4_000
         loss = flow.loss(jnp.zeros((n, 3)), key=key)
@@ -153,7 +153,7 @@ CONDITIONS = np.random.default_rng(1).normal([3.0, -1.0], [2.0, 0.5], (64, 2)).a
 
 
 def normalised_by(flow, x):
-    """What the flow in use makes of a condition, read off the velocity at `z = 0`."""
+    """The normalised condition of a flow in use, computed from the velocity at `z = 0`."""
     weight = np.asarray(flow.network.network.linear.weight)[:, 2:]
     return np.linalg.solve(weight, np.asarray(flow.velocity(0.5, jnp.zeros(2), x)))
 
@@ -177,7 +177,7 @@ def step(flow, state, optimiser, x, key):
 
 class TestStateful:
     def test_the_loss_returns_the_flow_with_its_new_state(self, key):
-        """Equinox's "ema" takes the first batch's statistics as they are."""
+        """With its "ema" mode, Equinox stores the statistics of the first batch unchanged."""
         flow = stateful(mode="ema")
         loss, metrics, new = flow.loss(DATA, CONDITIONS, key=key)
         assert (loss.shape, metrics, type(new)) == ((), {}, fp.Flow)

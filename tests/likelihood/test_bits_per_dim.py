@@ -11,7 +11,7 @@ import flowprop as fp
 
 
 LEVELS, MEAN, STD = 16, np.array([0.1, -0.2]), np.array([0.3, 0.2])
-#: All images of two pixels. A level is 1/8 wide, where the deviations are 0.3 and 0.2.
+#: All images of two pixels. A level has the width 1/8; the standard deviations are 0.3 and 0.2.
 IMAGES = np.stack(np.divmod(np.arange(LEVELS**2, dtype=np.uint8), LEVELS), axis=1)
 
 
@@ -29,36 +29,36 @@ def test_draws_approach_the_probability_of_the_discrete_image(key):
     edges = (np.arange(LEVELS + 1) - 8) / 8
     bins = np.diff(norm.cdf(edges[:, None], MEAN, STD), axis=0)
     wanted = bins[IMAGES[:, 0], 0] * bins[IMAGES[:, 1], 1]
-    # Farther out, all the mass of a level may be in one draw.
+    # Farther from the mean, one draw may contain nearly all the probability of a level.
     central = wanted > 1e-5
     assert central.sum() > 100
     values, errors = np.exp(result.log_prob_nats), np.exp(result.draws_nats).std(axis=1) / 4
     assert (np.abs(values - wanted) < 5 * errors)[central].all()
     np.testing.assert_allclose(values.sum(), 1.0, atol=0.02)
     bits = -np.log2(wanted[central]) / 2
-    # Short by half the variance of log p within a level, in bits per dimension 0.07; sixteen draws by a tenth of it.
+    # The bias is half the variance of log p within a level, 0.07 bits per dimension; with sixteen draws a tenth of it.
     assert result.single_draw_bits_per_dim[central].mean() - bits.mean() > 0.05
     assert abs(result.bits_per_dim[central].mean() - bits.mean()) < 0.015
 
 
 def test_more_draws_are_never_worse(key):
-    """For one image by Jensen's inequality; and what came with fewer draws is among what comes with more."""
+    """For one image because of Jensen's inequality. More draws include the draws of a measurement with fewer."""
     few, many = (protocol(num_draws=num)(gaussian_flow(), IMAGES, key=key) for num in (2, 8))
     np.testing.assert_array_equal(few.draws_nats, many.draws_nats[:, :2])
     assert many.mean_bits_per_dim < few.mean_bits_per_dim
     assert (many.bits_per_dim <= many.single_draw_bits_per_dim + 1e-6).all()
 
 
-def test_the_coordinates_do_not_matter(key):
-    """The same law of images, in coordinates twice as wide and elsewhere."""
+def test_the_result_does_not_depend_on_the_coordinates(key):
+    """The same distribution of images, in coordinates that are shifted and twice as wide."""
     here = protocol()(gaussian_flow(), IMAGES, key=key)
     there = protocol(centre=5, scale=4.0)(gaussian_flow(2 * MEAN + 0.75, np.diag(4 * STD**2)), IMAGES, key=key)
-    # The solver's tolerance of 1e-5, in deviations of which the farthest image is 6 away.
+    # The solver's tolerance is 1e-5; the farthest image is 6 standard deviations away.
     np.testing.assert_allclose(there.bits_per_dim, here.bits_per_dim, atol=2e-3)
 
 
 def test_draws_share_their_probes(key):
-    """A constant Jacobian's trace is then off by the same number in each, which the mean over draws cannot reward."""
+    """The trace of a constant Jacobian then has the same error in each draw, which the mean cannot reward."""
     flow = gaussian_flow(MEAN, np.array([[0.09, 0.05], [0.05, 0.06]]))
     plain, noisy = (
         protocol(num_draws=4, divergence=divergence)(flow, IMAGES, key=key)
@@ -69,7 +69,7 @@ def test_draws_share_their_probes(key):
     np.testing.assert_allclose(errors, noisy.single_draw_bits_per_dim - plain.single_draw_bits_per_dim, atol=2e-3)
 
 
-def test_nats_bits_and_the_line_that_says_all():
+def test_nats_bits_and_the_line_for_a_caption():
     result = fp.BitsPerDimensionResult(
         fp.BitsPerDimension("MNIST test", num_draws=2, divergence=fp.HutchinsonDivergence(3)),
         jnp.log(jnp.array([[0.5, 0.25], [0.125, 0.125]])),
@@ -89,7 +89,7 @@ def test_nats_bits_and_the_line_that_says_all():
 
 
 @pytest.mark.parametrize("num_levels", [2, 16, 256])
-def test_images_come_back(num_levels, key):
+def test_dequantised_images_can_be_restored(num_levels, key):
     images = np.tile(np.arange(num_levels, dtype=np.uint8), (4_000, 1))
     protocol = fp.BitsPerDimension("any", num_levels=num_levels)
     z = protocol.preprocess(images, key=key)
@@ -101,7 +101,7 @@ def test_images_come_back(num_levels, key):
     np.testing.assert_array_equal(protocol.to_images(np.array([-7.0, 7.0])), [0, num_levels - 1])
 
 
-def test_refuses_what_does_not_fit(key):
+def test_invalid_arguments_are_refused(key):
     with pytest.raises(ValueError, match="`num_levels` is 1"):
         fp.BitsPerDimension("any", num_levels=1)
     with pytest.raises(ValueError, match="`num_draws` is 0"):

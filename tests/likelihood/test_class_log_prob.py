@@ -16,7 +16,7 @@ LOG_PROBS = np.stack([exact.gaussian_log_prob(POINTS, mean, COVARIANCE) for mean
 
 
 def class_flow(mean):
-    """The exact flow of gaussians that share a covariance, their means a function of the condition."""
+    """The exact flow of gaussians with one covariance, and means that depend on the condition."""
     path, prediction = fp.CondOTPath(), fp.VelocityPrediction()
     centred = exact.Denoiser(exact.Mixture([1.0], [[0.0, 0.0]], [COVARIANCE]), path, prediction)
     return fp.fm_flow(lambda t, z, x: centred(t, z - t * mean(x)) + mean(x), shape=(2,))
@@ -32,12 +32,12 @@ FLOWS = {
 @pytest.mark.parametrize("name", FLOWS)
 def test_is_the_likelihood_under_every_class(name):
     flow, conditions = FLOWS[name]
-    # The solver's tolerance of 1e-5, in deviations of which the farthest point is 8 away.
+    # The solver's tolerance is 1e-5; the farthest point is 8 standard deviations away.
     np.testing.assert_allclose(fp.class_log_prob(flow, POINTS, conditions), LOG_PROBS, atol=2e-3)
 
 
 def test_all_classes_of_an_example_have_the_same_probes(key):
-    """The Jacobian does not know the class: what the probes get wrong cancels in the differences."""
+    """The Jacobian does not depend on the class, so that the error of the probes cancels in the differences."""
     flow, conditions = FLOWS["vectors"]
     noisy = fp.class_log_prob(flow, POINTS, conditions, key=key, divergence=fp.HutchinsonDivergence())
     errors = noisy - LOG_PROBS
@@ -55,7 +55,7 @@ def test_bayes_rule():
     np.testing.assert_allclose(equal, fp.class_log_posterior(LOG_PROBS, np.full(3, 7.0)), rtol=1e-5, atol=1e-6)
 
 
-def test_refuses_what_does_not_fit():
+def test_invalid_arguments_are_refused():
     flow, _ = FLOWS["vectors"]
     for conditions in (None, 1.0, np.zeros(0), (MEANS, MEANS[:2])):
         with pytest.raises(ValueError, match=r"`conditions` has leaves of shapes .*: give each the axis of classes"):

@@ -1,4 +1,4 @@
-"""A flow as a distribution: what samplers of other libraries call, against densities in closed form."""
+"""A flow as a distribution: the methods that samplers of other libraries call, against closed forms."""
 
 import diffrax as dfx
 import equinox as eqx
@@ -26,7 +26,7 @@ class Affine(eqx.Module):
 
 
 FLOW = fp.fm_flow(Affine(), shape=(2,))
-#: Few evaluations to compile: 16 steps of Heun change no standard deviation by more than 1 %.
+#: It compiles fast. 16 steps of Heun change no standard deviation by more than 1 %.
 CHEAP = fp.ODEIntegrator(solver=dfx.Heun(), dt0=1 / 16)
 
 
@@ -43,7 +43,7 @@ def test_takes_any_axes_in_front_of_the_point(batch, key):
     np.testing.assert_array_equal(points.reshape(-1, 2), fp.sample(FLOW, count, key=key))
     log_probs = distribution.log_prob(points)
     assert log_probs.shape == batch
-    # The solver's tolerance of 1e-5, of values up to 6.
+    # The solver's tolerance is 1e-5, and the values are up to 6.
     with jax.numpy_rank_promotion("allow"):
         np.testing.assert_allclose(log_probs, gaussian(points), atol=3e-4)
     both = distribution.sample_and_log_prob(key, batch)
@@ -76,13 +76,13 @@ def test_has_the_gradient_of_the_closed_form(x64):
     points = jnp.array([[0.3, 0.4], [2.0, -3.0]])
     gradients = jax.jit(jax.vmap(jax.grad(log_prob)))(points)
     np.testing.assert_allclose(gradients, (MEAN - np.asarray(points)) / SCALE**2, rtol=1e-7)
-    # All points at once: one point's density does not depend on another's.
+    # All points at once: the density of a point does not depend on the others.
     np.testing.assert_allclose(jax.grad(lambda z: log_prob(z).sum())(points), gradients, rtol=1e-9)
 
 
 def test_has_a_hessian_by_a_direct_adjoint():
     distribution = fp.as_distribution(FLOW, integrator=fp.ODEIntegrator(dt0=0.05, adjoint=dfx.DirectAdjoint()))
-    # The rounding of single precision.
+    # The tolerance allows for rounding in single precision.
     np.testing.assert_allclose(jax.hessian(distribution.log_prob)(jnp.ones(2)), -np.diag(1 / SCALE**2), atol=1e-3)
 
 
@@ -101,7 +101,7 @@ def test_one_condition_serves_all_points(key):
     ids=["bounded", "positive"],
 )
 def test_outside_of_the_support_the_density_is_zero_and_its_gradient_too(transform, outside):
-    """A NaN there would end a chain: samplers multiply such gradients into their momentum."""
+    """A NaN there would break a chain, because samplers add the gradient to the momentum."""
     log_prob = fp.as_distribution(
         fp.Flow(Affine(), fp.CondOTPath(), fp.VelocityPrediction(), shape=(2,), transform=transform)
     ).log_prob
@@ -130,7 +130,7 @@ def test_a_solve_that_fails_is_an_error_or_nan(key):
     distribution = fp.as_distribution(FLOW, integrator=short, throw=False)
     assert np.isnan(distribution.log_prob(jnp.zeros(2)))
     assert np.isnan(distribution.sample(key)).all()
-    # A point without an answer does not disturb the others.
+    # A point whose solve fails does not change the other results.
     values = fp.as_distribution(FLOW).log_prob(jnp.array([[np.nan, 0.0], [0.3, 0.4]]))
     assert np.isnan(values[0])
     np.testing.assert_allclose(values[1], gaussian(np.array([0.3, 0.4])), atol=3e-4)
@@ -176,7 +176,7 @@ class NumPyroFlow(dist.Distribution):
 
 
 def check_draws(points):
-    """Moments of a chain of 400 whose effective size is at least 100: four standard errors."""
+    """Moments of a chain of 400 with an effective size of at least 100, within four standard errors."""
     np.testing.assert_allclose(points.mean(axis=0), MEAN, atol=4 * SCALE.max() / np.sqrt(100))
     np.testing.assert_allclose(points.std(axis=0) / SCALE, 1.0, atol=4 / np.sqrt(2 * 100))
 
@@ -188,14 +188,14 @@ def loose():
         yield
 
 
-def test_nuts_of_numpyro_walks_on_it(loose):
+def test_nuts_of_numpyro_samples_it(loose):
     distribution = fp.as_distribution(FLOW, integrator=CHEAP, throw=False)
 
     def model():
         z = numpyro.sample("z", dist.ImproperUniform(dist.constraints.real_vector, (), (2,)))
         numpyro.factor("flow", distribution.log_prob(z))
 
-    # A fixed step and start: their search would be compiled as well.
+    # The step size and the start are fixed, because their search would need more compilation.
     start = init_to_value(values={"z": jnp.zeros(2)})
     kernel = NUTS(model, step_size=0.6, adapt_step_size=False, max_tree_depth=3, init_strategy=start)
     chain = MCMC(kernel, num_warmup=20, num_samples=400, progress_bar=False)
@@ -203,7 +203,7 @@ def test_nuts_of_numpyro_walks_on_it(loose):
     check_draws(np.asarray(chain.get_samples()["z"]))
 
 
-def test_numpyro_samples_it_by_an_adapter_of_a_few_lines(loose):
+def test_numpyro_samples_it_with_a_short_adapter(loose):
     model = lambda: numpyro.sample("z", NumPyroFlow(fp.as_distribution(FLOW, integrator=CHEAP)))  # noqa: E731
     points = Predictive(model, num_samples=400)(jax.random.key(1))["z"]
     check_draws(np.asarray(points))
@@ -212,7 +212,7 @@ def test_numpyro_samples_it_by_an_adapter_of_a_few_lines(loose):
     np.testing.assert_allclose(density, gaussian(trace["z"]["value"]), atol=0.02)
 
 
-def test_nuts_of_blackjax_walks_on_it(loose):
+def test_nuts_of_blackjax_samples_it(loose):
     blackjax = pytest.importorskip("blackjax")
     distribution = fp.as_distribution(FLOW, integrator=CHEAP, throw=False)
     nuts = blackjax.nuts(distribution.log_prob, step_size=0.6, inverse_mass_matrix=jnp.ones(2), max_num_doublings=3)

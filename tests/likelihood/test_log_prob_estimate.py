@@ -1,4 +1,4 @@
-"""Log-likelihoods with their errors: the errors stated are those made."""
+"""Log-likelihoods with estimates of their errors: the estimates agree with the true errors."""
 
 import warnings
 
@@ -13,9 +13,9 @@ import pytest
 import flowprop as fp
 
 
-pytestmark = pytest.mark.xdist_group("estimate")  # one solve serves most of them
+pytestmark = pytest.mark.xdist_group("estimate")  # most tests share one solve
 FLOW = exact.exact_flow(exact.GAUSSIAN, *exact.PAIRS["ct sigmoid"]())
-# Entries +1 or -1 would give two values only in two dimensions; these are nearly normal.
+# In two dimensions entries +1 or -1 give only two values. The estimates of these probes are nearly normal.
 PROBES = fp.HutchinsonDivergence(8, fp.GaussianProbes())
 LOOSE = fp.ODEIntegrator(stepsize_controller=dfx.PIDController(rtol=1e-3, atol=1e-3))
 
@@ -30,14 +30,14 @@ def truth(z):
 
 @pytest.fixture(scope="module")
 def by_probes():
-    """At 8 estimates."""
+    """With 8 estimates."""
     return fp.estimate_log_prob(FLOW, points(), key=jax.random.key(2), divergence=PROBES)
 
 
 def test_the_standard_error_is_that_of_the_estimate(by_probes):
-    """Errors in units of their standard errors follow Student's t with 7 degrees of freedom, of variance 7/5.
+    """Errors divided by their standard errors have Student's t distribution with 7 degrees of freedom, variance 7/5.
 
-    The mean square of 200 of them has a standard error of 0.3 (kurtosis 5): 0.75 leaves 2.5 of them.
+    The mean square of 200 such ratios has a standard error of 0.3 (kurtosis 5): 0.75 allows 2.5 standard errors.
     """
     ratios = (np.asarray(by_probes.value) - truth(points())) / np.asarray(by_probes.probe_error)
     assert abs(np.mean(ratios)) < 4 * (7 / 5 / 200) ** 0.5
@@ -56,7 +56,7 @@ class Counting(eqx.Module):
 
 
 def test_evaluations_are_the_calls_of_the_network(key):
-    """All 8 estimates share them: 20 by ten steps of Heun, and 40 by the finer solve that it is compared with."""
+    """All 8 estimates share the calls: 20 in ten steps of Heun, and 40 in the more accurate solve."""
     counting = eqx.tree_at(lambda flow: flow.network, FLOW, Counting(FLOW.network, []))
     heun = fp.ODEIntegrator(dfx.Heun(), dt0=0.1)
     estimate = fp.estimate_log_prob(counting, points(1), key=key, divergence=PROBES, integrator=heun)
@@ -81,9 +81,9 @@ def test_each_solve_has_its_own_count_and_result(by_probes):
     ids=["adaptive", "constant"],
 )
 def test_the_solvers_error_is_estimated(integrator, span, x64):
-    """In double precision, over 200 points: its root mean square is that of the error made, within a factor.
+    """In double precision, over 200 points: its root mean square agrees with that of the true error within a factor.
 
-    A solve with steps half as long has a quarter of Heun's error, so that the difference is 3/4 of it.
+    With half the step size Heun has a quarter of the error, so that the difference is 3/4 of the error.
     """
     z = points().astype(float)
     estimate = fp.estimate_log_prob(FLOW, z, integrator=integrator)
@@ -92,18 +92,18 @@ def test_the_solvers_error_is_estimated(integrator, span, x64):
     np.testing.assert_allclose(estimate.value, fp.log_prob(FLOW, z, integrator=integrator), rtol=1e-12)
     made = np.sqrt(np.mean((estimate.value - truth(z)) ** 2))
     stated = np.sqrt(np.mean(estimate.solver_error**2))
-    assert made > 1e-4  # or there would be nothing to estimate
+    assert made > 1e-4  # the solver must make an error that can be estimated
     assert span[0] < stated / made < span[1]
 
 
 @pytest.mark.slow
 def test_more_estimates_lower_the_error(by_probes):
     many = fp.estimate_log_prob(FLOW, points(), key=jax.random.key(3), divergence=PROBES, num_estimates=32)
-    # A half, each mean over 200 points known within 2 %; the standard deviation of 8 is 3.5 % too small.
+    # The ratio is one half. A mean over 200 points is accurate to 2 %; the standard deviation of 8 is 3.5 % too small.
     assert 0.46 < float(many.probe_error.mean() / by_probes.probe_error.mean()) < 0.57
 
 
-def test_it_warns_of_what_is_larger_than_asked_for(by_probes):
+def test_it_warns_of_errors_above_the_tolerance(by_probes):
     worst = float(by_probes.error.max())
 
     def estimate(tolerance):
@@ -116,7 +116,7 @@ def test_it_warns_of_what_is_larger_than_asked_for(by_probes):
         estimate(1.0001 * worst)
 
 
-def test_it_tells_of_solves_that_failed():
+def test_it_warns_of_solves_that_failed():
     few = fp.ODEIntegrator(max_steps=3)
     with pytest.warns(UserWarning, match="5 of 5 solves failed"):
         estimate = fp.estimate_log_prob(FLOW, points(5), integrator=few)
@@ -125,7 +125,7 @@ def test_it_tells_of_solves_that_failed():
 
 
 @pytest.mark.slow
-def test_inside_jit_it_is_silent():
+def test_it_does_not_warn_inside_jit():
     value = eqx.filter_jit(lambda z: fp.estimate_log_prob(FLOW, z, tolerance=1e-9).value)(points(3))
     np.testing.assert_allclose(value, truth(points(3)), atol=1e-3)
 

@@ -1,4 +1,4 @@
-"""How noise is paired with data: against SciPy's assignment, Sinkhorn's in NumPy, and what theory says of bias."""
+"""How noise is paired with data: against SciPy's assignment, Sinkhorn in NumPy, and the theory of the bias."""
 
 import equinox as eqx
 import jax
@@ -25,14 +25,14 @@ COUPLINGS = [
 
 
 def batch(key, shape=(2,), dtype=jnp.float32):
-    """Noise, and data of another scale and place."""
+    """Noise, and data with another scale and mean."""
     key_0, key_1 = jax.random.split(key)
     z0 = jax.random.normal(key_0, (N, *shape), dtype)
     return z0, 3 * jax.random.normal(key_1, (N, *shape), dtype) + 2
 
 
 def rows_of(paired, z0):
-    """Which row of the noise each row of the result is."""
+    """The index of each row of the result in the noise."""
     same = np.all(np.asarray(paired).reshape(N, 1, -1) == np.asarray(z0).reshape(1, N, -1), axis=-1)
     assert (same.sum(axis=1) == 1).all()
     return same.argmax(axis=1)
@@ -65,13 +65,13 @@ class TestOT:
         assert transport_cost(paired, z1) == pytest.approx(best_cost(z0, z1), rel=1e-14)
 
     def test_far_from_the_origin(self, key):
-        """Where the squares are a million times their differences."""
+        """Where the squares are a million times larger than their differences."""
         z0, z1 = batch(key)
         paired = pair(fp.OTCoupling(), z0 + 1000, z1 + 1000, None, key)
         assert transport_cost(paired, z1 + 1000) == pytest.approx(best_cost(z0, z1), rel=1e-3)
 
     def test_equal_points(self, key):
-        """No costs to divide by."""
+        """All costs are 0, and the code divides by their mean."""
         z0 = jnp.ones((N, 2))
         np.testing.assert_array_equal(pair(fp.OTCoupling(), z0, z0, None, key), z0)
 
@@ -97,7 +97,7 @@ class TestOT:
             np.testing.assert_array_equal(paired, pair(fp.OTCoupling(), a, b, None, key))
 
     def test_data_that_are_learned(self, key):
-        """A gradient passes through the pairs, not through their choice."""
+        """A gradient flows through the pairs, not through the choice of pairs."""
         z0, z1 = batch(key)
 
         def loss(z1):
@@ -107,12 +107,12 @@ class TestOT:
         np.testing.assert_allclose(jax.jit(jax.grad(loss))(z1), 2 * (z1 - paired), rtol=1e-6)
 
     def test_stays_on_the_device(self, key):
-        """With one core, a callback that takes a large array waits for ever."""
+        """On one core, a callback with a large array never returns (jax-ml/jax#24255)."""
         pairing = jax.make_jaxpr(lambda z0, z1: fp.OTCoupling().pair(z0, z1, None, key=key))
         assert "callback" not in str(pairing(*batch(key)))
 
     def test_not_a_number(self, key):
-        """Is left for the loss to tell."""
+        """NaN in the data still gives pairs. The loss is then NaN."""
         z0, z1 = batch(key)
         assert rows_of(pair(fp.OTCoupling(), z0, z1.at[0, 0].set(jnp.nan), None, key), z0).shape == (N,)
 
@@ -160,7 +160,7 @@ class TestSinkhorn:
         assert plan.max() > 2 / N**2
 
     def test_a_plan_that_is_cut_short_still_has_its_columns(self, key):
-        """In single precision. The sums of rows are off by more than the tolerance if there are too few iterations."""
+        """In single precision. With too few iterations, the sums of the rows are wrong by more than the tolerance."""
         cost = jnp.sum((batch(key)[0][:, None] - batch(key)[1][None]) ** 2, axis=-1)
         for iterations, met in ((1, False), (3, False), (20_000, True)):
             plan = np.exp(log_plan(cost, 0.2, 1e-3, iterations))
@@ -180,12 +180,12 @@ class TestSinkhorn:
 
 class TestConditional:
     def two_classes(self, key, n=512):
-        """On a line, each class on a side of its own."""
+        """On a line, with one class on each side."""
         key_0, key_1, key_x = jax.random.split(key, 3)
         labels = jax.random.randint(key_x, (n,), 0, 2)
         return jax.random.normal(key_0, (n, 1)), 4.0 * labels[:, None] - 2 + jax.random.normal(key_1, (n, 1)), labels
 
-    def test_noise_does_not_tell_of_the_class(self, key):
+    def test_noise_is_independent_of_the_class(self, key):
         z0, z1, labels = self.two_classes(key)
         for coupling, biased in ((fp.ConditionalOTCoupling(), False), (fp.OTCoupling(ignore_condition=True), True)):
             paired = pair(coupling, z0, z1, labels, key)[:, 0]
@@ -215,7 +215,7 @@ class TestConditional:
             np.testing.assert_array_equal(pair(coupling, z0, z1, x, key), paired)
 
     def test_conditions_that_never_repeat(self, key):
-        """Nothing is left to choose."""
+        """Only one assignment is possible."""
         z0, z1 = batch(key)
         paired = pair(fp.ConditionalOTCoupling(), z0, z1, z1, key)
         np.testing.assert_array_equal(paired, jax.random.permutation(key, z0))
@@ -254,15 +254,15 @@ class TestConditional:
 
     def test_refuses_conditions(self, key):
         z0, z1 = batch(key)
-        with pytest.raises(ValueError, match="`x` is empty where the coupling compares conditions"):
+        with pytest.raises(ValueError, match="`x` is empty and the coupling compares conditions"):
             fp.ConditionalOTCoupling().pair(z0, z1, None, key=key)
         with pytest.raises(ValueError, match=rf"`x` has a leaf of shape \(3,\) where the batch has {N} examples"):
             fp.ConditionalOTCoupling().pair(z0, z1, (jnp.zeros(3),), key=key)
 
 
 @pytest.mark.parametrize("make", [fp.OTCoupling, lambda **kwargs: fp.SinkhornCoupling(1.0, **kwargs)])
-def test_plain_transport_refuses_conditions_unless_told(make, key):
-    """In the loss too, and before anything is run; a condition without leaves is none."""
+def test_plain_transport_refuses_conditions_by_default(make, key):
+    """In the loss too, and before anything is run. A condition without leaves counts as no condition."""
     z0, z1 = batch(key)
     labels = jnp.arange(N) % 3
     flow = fp.fm_flow(lambda t, z, x: -z, shape=(2,), coupling=make())
@@ -291,7 +291,7 @@ def test_refuses_a_wrong_shape(coupling, key):
 
 class TestFlow:
     def test_loss_is_that_of_the_pairs(self, key):
-        """A velocity of 0 errs by the squared distance of a pair."""
+        """The error of a velocity of 0 is the squared distance of a pair."""
         z1 = batch(jax.random.key(1))[1]
         losses = {
             type(coupling).__name__: float(

@@ -39,7 +39,7 @@ TIMES = np.array([0.05, 0.3, 0.5, 0.8, 0.95])
 
 
 def at(times, function):
-    """A function of one time at many, compiled once."""
+    """A function of one time, applied to many times; compiled once."""
     return np.asarray(jax.jit(jax.vmap(function))(jnp.asarray(times)))
 
 
@@ -118,7 +118,7 @@ ENDLESS = {(p, q) for p in ("CondOT", "trigonometric", "polynomial") for q in ("
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("name", PATHS)
 class TestEveryWeightOnEveryPath:
-    """Finite at every time of the span and right, or refused when the flow is made."""
+    """Each weight is finite and right at every time of the span, or the flow raises an error when it is made."""
 
     @staticmethod
     def is_refused(name, prediction, weighting):
@@ -191,7 +191,7 @@ def test_a_shorter_span_makes_the_snr_finite():
 
 
 class NeedsSNR(fp.AbstractWeighting):
-    """A user's weighting, which says what it needs."""
+    """A weighting of a user, which sets `needs_finite_snr`."""
 
     needs_finite_snr = True
 
@@ -199,14 +199,14 @@ class NeedsSNR(fp.AbstractWeighting):
         return jnp.ones_like(path.alpha(t))
 
 
-def test_a_users_weighting_is_asked_and_not_its_class():
+def test_a_users_weighting_may_need_a_finite_snr():
     with pytest.raises(ValueError, match="`weighting` is NeedsSNR"):
         flow_of(fp.CondOTPath(), fp.VelocityPrediction(), NeedsSNR())
     flow_of(fp.VPPath(fp.LinearNoiseSchedule()), fp.VelocityPrediction(), NeedsSNR())
 
 
 def test_a_wrapped_target_keeps_its_weighting():
-    """What a prediction's errors are measured in decides, not its class; also when it is traced."""
+    """The units of the errors decide, not the class of the prediction; also if it is traced."""
     wrapped = fp.EarlyStopPrediction(fp.TargetPrediction())
     for prediction, elbo in [
         (fp.TargetPrediction(), True),
@@ -283,7 +283,7 @@ def test_the_bound_over_its_mean_in_the_batch(name, prediction, x64):
 @pytest.mark.parametrize("path_name", PATHS)
 @pytest.mark.parametrize("prediction_name", PREDICTIONS)
 class TestUnits:
-    """Of any output, the error in its own units is `scale` times that of the target which it stands for."""
+    """For any output, the error in its own units is `scale` times the error of the corresponding target."""
 
     @staticmethod
     def case(path_name, prediction_name):
@@ -339,7 +339,7 @@ def test_the_normalised_bound_has_mean_one(name, x64):
         (lambda: fp.EarlyStopPrediction(fp.TargetPrediction(), np.nan), "end"),
     ],
 )
-def test_what_is_not_positive_or_not_finite_is_refused(make, name):
+def test_numbers_not_positive_or_not_finite_are_refused(make, name):
     with pytest.raises(ValueError, match=f"`{name}` is"):
         make()
 
@@ -372,7 +372,7 @@ draw = eqx.filter_jit(lambda sampling, num_times, key: sampling.sample(num_times
 
 
 def steps_of(times, distribution):
-    """How far the empirical distribution function is from the true one."""
+    """The distance of the empirical distribution function from the true one."""
     levels = distribution(np.sort(np.asarray(times, np.float64)))
     return np.max(np.abs(levels - (np.arange(len(levels)) + 0.5) / len(levels)))
 
@@ -396,7 +396,7 @@ class TestTimes:
             assert float(np.mean(np.asarray(times, np.float64))) == pytest.approx(mean, abs=tolerance)
 
     def test_have_that_distribution_at_each_place_of_the_batch(self, sampling, distribution, mean, key):
-        """Else the first example of each batch would see early times alone."""
+        """Otherwise the first example of each batch would have early times only."""
         batches = jax.jit(jax.vmap(lambda k: draw(sampling, 3, k)))(jax.random.split(key, NUM))
         for place in range(3):
             assert steps_of(batches[:, place], distribution) < DKW
@@ -420,7 +420,7 @@ EXTREME = [
 
 @pytest.mark.parametrize("sampling", EXTREME)
 def test_no_time_is_one(sampling, key):
-    """However close to 1 a sampling looks: 1 - 2^-24 is the largest number below."""
+    """Also for a sampling with times close to 1: 1 - 2^-24 is the largest number below 1."""
     times = np.asarray(draw(sampling, 1 << 20, key))
     assert times.dtype == np.float32
     assert 0 <= times.min() <= times.max() <= 1 - 2.0**-24
@@ -468,7 +468,7 @@ def loss_and_gradient(schedule):
 
 
 def learnable():
-    """The library's, in double precision. (Its own random weights take seconds to compile.)"""
+    """The library's schedule in double precision, with given weights: its random ones take seconds to compile."""
     make = functools.partial(fp.LearnableNoiseSchedule, (4, 4), (-3.0, 4.0))
     shapes = eqx.filter_eval_shape(make, key=jax.random.key(0))
     weights = np.random.default_rng(1)
@@ -477,13 +477,13 @@ def learnable():
 
 
 def with_ends(schedule, *values):
-    """The schedule with these for `start` and `log_rise`."""
+    """The schedule with these values of `start` and `log_rise`."""
     return eqx.tree_at(lambda s: jax.tree.leaves(s.end_points), schedule, [jnp.asarray(value) for value in values])
 
 
 class TestScheduleLoss:
     def test_needs_uniform_times(self, key):
-        """It is derived for them; a power of 1 still is another sampling."""
+        """The loss is derived for uniform times. A power of 1 counts as another sampling."""
         schedule = fp.LearnableNoiseSchedule((4,), key=key)
         for sampling in (None, fp.UniformTimeSampling(), fp.StratifiedTimeSampling()):
             fp.ct_flow(lambda t, z, x: z, shape=(2,), schedule=schedule, time_sampling=sampling)
@@ -520,7 +520,7 @@ class TestScheduleLoss:
             assert abs(wanted) > 1e-3
 
     def test_descent_flattens_the_estimate(self, x64):
-        """It is the loss to lower: at its end the bound's estimate hardly varies with t, r = h / q."""
+        """Gradient descent on this loss makes the bound's estimate, r = h / q, almost constant in t."""
         schedule = BentSchedule(jnp.asarray(0.9))
         seen = [float(log_second_moment(schedule))]
         for _ in range(5):
@@ -530,7 +530,7 @@ class TestScheduleLoss:
         assert all(later < earlier for earlier, later in itertools.pairwise(seen))
 
     def test_the_scale_of_the_bound_does_not_matter(self, x64):
-        """It is the logarithm's gradient."""
+        """The gradient is that of a logarithm."""
         path, t = fp.VPPath(BentSchedule(jnp.asarray(0.3))), jnp.asarray(GRID[::100])
         gradient = eqx.filter_jit(eqx.filter_grad(lambda p, c: schedule_loss(p, t, c * (1 + t))))
         gradients = [gradient(path, jnp.asarray(c)).schedule.bend for c in (1.0, 1e3)]

@@ -1,4 +1,4 @@
-"""Metrics against closed forms, brute force and NumPy."""
+"""Tests of the metrics against closed forms, brute force, SciPy and NumPy."""
 
 import itertools
 import math
@@ -31,46 +31,46 @@ def bures(mean, first, second):
 
 
 class TestWasserstein:
-    def test_of_a_translation_is_its_length(self):
+    def test_translation_has_the_distance_of_the_shift(self):
         a = normal(0, 50, 2, 1)
         shift = np.array([[3.0], [4.0]], np.float32)
         moved = jnp.asarray(a)[::-1] + shift[None]
-        # The moved points are rounded to single precision.
+        # The shifted points are rounded to single precision.
         assert metrics.wasserstein(a, moved) == pytest.approx(5.0, rel=1e-6)
 
-    def test_is_the_best_of_all_permutations(self):
+    def test_equals_the_minimum_over_all_permutations(self):
         a, b = normal(1, 2, 5, 3, 2)
         costs = [np.mean(np.sum((a - b[list(order)]) ** 2, axis=(1, 2))) for order in itertools.permutations(range(5))]
         assert metrics.wasserstein(a, b) == pytest.approx(math.sqrt(min(costs)), rel=1e-6)
 
-    def test_of_unequal_samples_repeats_their_points(self):
-        """Twelve copies of the same weight in all: `n` points of `1 / n` each are as many copies of each."""
+    def test_unequal_sizes_equal_repeated_points(self):
+        """Repeating the points of both samples to twelve points each does not change their distributions."""
         a, b = normal(5, 4, 2), 1 + normal(6, 6, 2)
         exact = metrics.wasserstein(np.repeat(a, 3, axis=0), np.repeat(b, 2, axis=0))
         assert metrics.wasserstein(a, b) == pytest.approx(exact, rel=1e-9)
 
-    def test_is_the_best_assignment_of_many_points(self):
+    def test_equals_the_optimal_assignment_of_many_points(self):
         a, b = normal(7, 2, 300, 3)
         costs = cdist(a, b, "sqeuclidean")
         exact = math.sqrt(costs[linear_sum_assignment(costs)].mean())
         assert metrics.wasserstein(a, b) == pytest.approx(exact, rel=1e-6)
 
-    def test_of_a_sample_and_its_optimal_image_is_that_of_gaussians(self):
-        """A symmetric positive map is optimal (Brenier), and its cost depends on the sample's moments alone."""
+    def test_linear_optimal_map_has_the_distance_of_gaussians(self):
+        """A symmetric positive definite map is optimal (Brenier). Its cost depends only on the sample's moments."""
         a = normal(2, 100, 2).astype(float)
         matrix = np.array([[1.5, 0.4], [0.4, 0.7]])
         b = a @ matrix + [1.0, -2.0]
         exact = bures((b - a).mean(0), np.cov(a.T, bias=True), np.cov(b.T, bias=True))
         assert metrics.wasserstein(a, b[::-1]) == pytest.approx(exact, rel=1e-9)
 
-    def test_of_large_samples_of_gaussians(self):
+    def test_large_samples_of_gaussians_have_the_closed_form(self):
         root, mean = np.array([[1.0, 0.0], [0.8, 0.5]]), np.array([2.0, 0.0])
         a, b = normal(3, 2, 600, 2).astype(float)
         exact = bures(mean, np.eye(2), root @ root.T)
-        # The difference of the means alone has a standard deviation of 0.06.
+        # The difference of the sample means has a standard deviation of 0.06.
         assert metrics.wasserstein(a, b @ root.T + mean) == pytest.approx(exact, abs=0.15)
 
-    def test_wrong_samples_are_named(self):
+    def test_errors_name_wrong_samples(self):
         a = normal(4, 5, 2)
         with pytest.raises(ValueError, match="`a` has 0 points where at least 1"):
             metrics.wasserstein(a[:0], a[:0])
@@ -79,7 +79,7 @@ class TestWasserstein:
         with pytest.raises(TypeError, match="b"):
             metrics.wasserstein(a, a[:, :1])
 
-    def test_without_pot_says_how_to_get_it(self, monkeypatch):
+    def test_error_without_pot_names_the_extra_to_install(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "ot", None)
         with pytest.raises(ImportError, match=r"flowprop\[metrics\]"):
             metrics.wasserstein(normal(0, 5, 2), normal(1, 5, 2))
@@ -87,18 +87,18 @@ class TestWasserstein:
 
 class TestSlicedWasserstein:
     @pytest.mark.parametrize(("n", "m"), [(6, 6), (6, 4)])
-    def test_on_a_line_compares_quantiles(self, key, n, m):
+    def test_in_one_dimension_compares_quantiles(self, key, n, m):
         a, b = normal(0, n), 2 * normal(1, m) + 1
         exact = np.sqrt(np.mean((np.repeat(np.sort(a), m) - np.repeat(np.sort(b), n)) ** 2))
         assert metrics.sliced_wasserstein(a, b, num_projections=3, key=key) == pytest.approx(exact, rel=1e-5)
 
-    def test_of_a_translation(self, key):
+    def test_translation_is_divided_by_the_root_of_the_dimension(self, key):
         a = normal(2, 8, 3, 1)
         value = metrics.sliced_wasserstein(a, a + 2, num_projections=4096, key=key)
-        # cos^2 has mean 1/3 and variance 4/45 over the sphere: a standard error of 0.7 %.
+        # cos^2 has mean 1/3 and variance 4/45 over the sphere, so the standard error is 0.7 %.
         assert value == pytest.approx(math.sqrt(12 / 3), rel=0.03)
 
-    def test_wrong_arguments_are_named(self, key):
+    def test_errors_name_wrong_arguments(self, key):
         with pytest.raises(ValueError, match="`num_projections` is 0"):
             metrics.sliced_wasserstein(normal(0, 3), normal(0, 3), num_projections=0, key=key)
         with pytest.raises(ValueError, match="`b` has 0 points"):
@@ -106,7 +106,7 @@ class TestSlicedWasserstein:
 
 
 class TestMMD:
-    def test_is_the_double_sum(self):
+    def test_equals_the_double_sum(self):
         a, b = normal(0, 6, 2), normal(1, 7, 2) + 0.5
 
         def kernel(x, y):
@@ -125,7 +125,7 @@ class TestMMD:
         assert metrics.mmd(a, b) == pytest.approx(float(metrics.mmd(a, b, bandwidths=[median])), abs=1e-6)
 
     def test_is_unbiased(self):
-        """Its mean over many small samples of gaussians in the plane, one moved by `s`, has a closed form."""
+        """The expectation for two gaussians in the plane, one shifted by `s`, has a closed form."""
         h, repeats = 1.5, 400
         estimate = jax.jit(jax.vmap(lambda a, b: metrics.mmd(a, b, bandwidths=[h])))
         a, b = normal(4, repeats, 5, 2), normal(5, repeats, 6, 2)
@@ -134,7 +134,7 @@ class TestMMD:
             exact = 2 * h**2 / (h**2 + 2) * (1 - math.exp(-(s**2) / (2 * (h**2 + 2))))
             assert abs(values.mean() - exact) < 4 * values.std() / math.sqrt(repeats)
 
-    def test_wrong_arguments_are_named(self):
+    def test_errors_name_wrong_arguments(self):
         a = normal(0, 6, 2)
         with pytest.raises(ValueError, match="`a` has 1 points where at least 2"):
             metrics.mmd(a[:1], a)
@@ -148,21 +148,21 @@ class TestClassifierTwoSampleTest:
     @pytest.mark.parametrize(
         "classifier", [LogisticRegression(), pytest.param(None, marks=pytest.mark.slow)], ids=["given", "default"]
     )
-    def test_cannot_tell_equal_distributions_apart(self, key, classifier):
+    def test_accuracy_for_equal_distributions_is_chance(self, key, classifier):
         accuracy, p_value = metrics.classifier_two_sample_test(*normal(0, 2, 60, 2), classifier=classifier, key=key)
-        # The standard deviation of guessing 120 times is 0.046.
+        # The standard deviation of the accuracy of 120 guesses is 0.046.
         assert accuracy == pytest.approx(0.5, abs=0.14)
         right = round(120 * accuracy)
         assert p_value == pytest.approx(sum(math.comb(120, k) for k in range(right, 121)) / 2**120)
 
-    def test_tells_different_shapes_apart(self, key):
-        """A disc and the ring around it: no linear rule does."""
+    def test_distinguishes_different_shapes(self, key):
+        """A disc and a ring around it cannot be separated by a linear classifier."""
         a = normal(1, 60, 2)
         test = metrics.classifier_two_sample_test(a, a + 4 * a / np.linalg.norm(a, axis=1, keepdims=True), key=key)
         assert test.accuracy > 0.95
         assert test.p_value < 1e-9
 
-    def test_wrong_arguments_are_named(self, key, monkeypatch):
+    def test_errors_name_wrong_arguments(self, key, monkeypatch):
         a = normal(3, 6, 2)
         with pytest.raises(ValueError, match="`a` has 6 points and `b` 5"):
             metrics.classifier_two_sample_test(a, a[:5], key=key)
@@ -190,27 +190,27 @@ class TestPathEnergy:
     z0 = np.array([[1.0, 0.0], [-1.0, 0.0]], np.float32)
     still = np.zeros((2, 2), np.float32)
 
-    def test_of_a_translation_is_optimal(self):
+    def test_translation_is_optimal(self):
         shift = np.array([[3.0, 4.0]] * 2, np.float32)
         flow = linear_flow(self.still)
         np.testing.assert_allclose(metrics.path_energy(flow, self.z0, shift), [25, 25], rtol=1e-6)
         assert metrics.normalised_path_energy(flow, self.z0, (self.z0 + shift)[::-1], shift) < 1e-6
 
-    def test_of_a_quarter_turn(self):
-        """Its points run `pi/2` along an arc; the chord's square is 2."""
+    def test_quarter_turn_has_the_energy_of_its_arc(self):
+        """Each point moves along an arc of length `pi/2`. The squared length of the chord is 2."""
         flow = linear_flow(np.pi / 2 * np.array([[0, -1], [1, 0]]))
         value = metrics.normalised_path_energy(flow, self.z0, self.z0[:, ::-1], self.still)
         assert value == pytest.approx(np.pi**2 / 8 - 1, abs=1e-4)
 
-    def test_of_a_stretch(self):
-        """`z_0 exp(k t)` goes straight, but not at constant speed."""
+    def test_stretch_has_the_energy_of_its_changing_speed(self):
+        """The trajectory `z_0 exp(k t)` is straight, but its speed is not constant."""
         k = 1.5
         value = metrics.normalised_path_energy(
             linear_flow(k * np.eye(2)), self.z0, self.z0 * np.float32(math.exp(k)), self.still
         )
         assert value == pytest.approx(k / 2 / math.tanh(k / 2) - 1, abs=1e-4)
 
-    def test_data_are_taken_to_the_coordinates_of_the_path(self):
+    def test_data_are_mapped_to_path_coordinates(self):
         path = fp.VPPath(fp.SigmoidNoiseSchedule(4.0))
         flow = fp.Flow(Linear(jnp.zeros((2, 2))), path, fp.VelocityPrediction(), shape=(2,))
         shift, end = np.ones((2, 2), np.float32), flow.span[1]
@@ -219,7 +219,7 @@ class TestPathEnergy:
         value = metrics.normalised_path_energy(flow, self.z0, z1, shift, integrator=euler)
         assert value == pytest.approx(1 - end, abs=1e-5)
 
-    def test_wrong_arguments_are_named(self):
+    def test_errors_name_wrong_arguments(self):
         flow = linear_flow(self.still)
         with pytest.raises(ValueError, match=r"`z0` has shape \(2, 1\)"):
             metrics.path_energy(flow, self.z0[:, :1], self.still)
@@ -232,7 +232,7 @@ class TestPathEnergy:
 
 
 class TestCoverage:
-    def test_ranks_by_hand(self):
+    def test_ranks_equal_those_computed_by_hand(self):
         data = np.array([0.5, -3.0, 2.0, 1.0])
         own = np.array([-np.inf, 1.0, 0.0])
         expected = (np.array([1, 2, 0, 0.5]) + 0.5) / 4
@@ -240,11 +240,11 @@ class TestCoverage:
         np.testing.assert_allclose(metrics.coverage(data, np.stack([own, own[::-1]] * 2)), expected, rtol=1e-6)
 
     @pytest.mark.parametrize("std", [1.0, 0.6])
-    def test_of_a_gaussian_in_the_plane(self, std):
-        """Its regions are discs: the level of one of radius `r` is `1 - exp(-r^2 / (2 std^2))`."""
+    def test_ranks_of_a_gaussian_in_the_plane_have_the_closed_form(self, std):
+        """The regions are discs. A disc of radius `r` has the level `1 - exp(-r^2 / (2 std^2))`."""
         squares, own = np.sum(normal(0, 800, 2) ** 2, axis=1), std**2 * np.sum(normal(1, 20_000, 2) ** 2, axis=1)
         ranks = metrics.coverage(-squares / (2 * std**2), -own / (2 * std**2))
-        # Four standard errors of a share of 20,000.
+        # Four standard errors of a fraction of 20,000 samples.
         np.testing.assert_allclose(ranks, 1 - np.exp(-squares / (2 * std**2)), atol=0.014)
 
         level, share, error = metrics.expected_coverage(ranks, np.linspace(0.05, 0.95, 19))
@@ -256,11 +256,11 @@ class TestCoverage:
         else:
             assert metrics.calibration_error(ranks) < 1.36 / math.sqrt(800)
 
-    def test_error_is_the_statistic_of_kolmogorov_and_smirnov(self):
+    def test_calibration_error_is_the_kolmogorov_smirnov_statistic(self):
         ranks = np.random.default_rng(2).uniform(size=40) ** 1.5
         assert metrics.calibration_error(ranks) == pytest.approx(kstest(ranks, "uniform").statistic, rel=1e-9)
 
-    def test_wrong_arguments_are_named(self):
+    def test_errors_name_wrong_arguments(self):
         ranks = np.array([0.1, 0.2])
         with pytest.raises(ValueError, match=r"`log_prob_of_samples` has shape \(2, 0\)"):
             metrics.coverage(ranks, np.zeros((2, 0)))
@@ -275,7 +275,7 @@ class TestCoverage:
 
 
 class TestCoverageCurve:
-    def test_a_line_for_each_model_within_its_band(self):
+    def test_draws_a_line_and_a_band_for_each_model(self):
         ranks = np.linspace(0.3, 0.9, 7)
         curves = {"FM": metrics.expected_coverage(ranks), "CT": np.array([[0.2, 0.4], [0.1, 0.5], [0.3, 0.1]])}
         ax = plot.coverage_curve(curves, title="two moons")
@@ -287,7 +287,7 @@ class TestCoverageCurve:
         assert corners == {(0.2, -0.4), (0.4, 0.2), (0.2, 0.8), (0.4, 0.6)}
         assert [text.get_text() for text in ax.get_legend().get_texts()] == ["calibrated", "FM", "CT"]
 
-    def test_wrong_arguments_are_named(self):
+    def test_errors_name_wrong_arguments(self):
         with pytest.raises(ValueError, match="`curves` is empty"):
             plot.coverage_curve({})
         with pytest.raises(ValueError, match=r"`curves` has for 'FM' arrays of shapes \[\(3,\), \(2,\), \(3,\)\]"):
@@ -295,10 +295,10 @@ class TestCoverageCurve:
 
 
 class TestValues:
-    """What is not finite is counted and named, before anything is computed; any type of floats serves."""
+    """Values that are not finite are counted and named in the error. All floating-point types are accepted."""
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
-    def test_of_samples_that_are_not_finite(self, bad, key):
+    def test_samples_that_are_not_finite_are_refused(self, bad, key):
         good = normal(0, 6, 2)
         wrong = np.where(np.arange(6)[:, None] == 2, bad, good).astype(np.float32)
         flow, one = linear_flow(np.eye(2)), "has 1 points that are not finite"
@@ -319,7 +319,7 @@ class TestValues:
         with pytest.raises(ValueError, match="`bandwidths` is"):
             metrics.mmd(good, good, bandwidths=[bad])
 
-    def test_of_weights_that_are_not_finite(self):
+    def test_log_densities_that_are_not_finite_are_refused(self):
         zeros, low = jnp.zeros(3), jnp.full(3, -jnp.inf)
         for log_target, log_prob, message in (
             (low, zeros, "`log_target` is -inf at every sample"),
@@ -330,8 +330,8 @@ class TestValues:
                 fp.importance_weights(log_target, log_prob)
 
     @pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16, np.float64])
-    def test_of_any_type(self, dtype, key):
-        """Small integers are the same in every type."""
+    def test_all_floating_point_types_give_the_same_value(self, dtype, key):
+        """Small integers have the same value in every type."""
         a, b = np.random.default_rng(0).integers(-4, 5, (2, 12, 2)).astype(np.float32)
         for metric in (
             metrics.mmd,

@@ -44,7 +44,7 @@ def test_coefficients_are_those_of_the_papers(x64):
 
 
 def test_functions_may_return_numbers_and_modules_may_be_trained(key):
-    """A constant, and a module with an array, whose gradient comes through."""
+    """A constant, and a module with an array that has a gradient."""
     assert fp.AffinePath(lambda t: 1, lambda t: 3 - 2 * t).alpha(jnp.zeros((2, 3))).shape == (2, 3)
 
     class Bent(eqx.Module):
@@ -72,8 +72,8 @@ def test_functions_may_return_numbers_and_modules_may_be_trained(key):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: fp.AffinePath(lambda t: 1 - t, lambda t: t), "`alpha` and `sigma` are not those of a path"),
-        (lambda: fp.AffinePath(lambda t: t, lambda t: jnp.log(t - 0.5)), "`alpha` and `sigma` are not those"),
+        (lambda: fp.AffinePath(lambda t: 1 - t, lambda t: t), "`alpha` and `sigma` do not make a path"),
+        (lambda: fp.AffinePath(lambda t: t, lambda t: jnp.log(t - 0.5)), "`alpha` and `sigma` do not make a path"),
         (lambda: fp.AffinePath(lambda t: t, lambda t: jnp.ones(2)), r"a path's coefficient has shape \(2,\)"),
         (lambda: fp.AffinePath(lambda t: t, lambda t: 1 - t, span=(0.5, 0.5)), "`span` is"),
         (lambda: fp.polynomial_path(0), "`exponent` is 0"),
@@ -88,8 +88,8 @@ def test_refuses(make, message):
         make()
 
 
-def test_paths_made_alike_are_equal():
-    """So that a program compiled for one serves the other."""
+def test_paths_with_the_same_arguments_are_equal():
+    """A program compiled for one path can then be used for the other."""
     for make in (fp.trigonometric_path, lambda: fp.polynomial_path(2.0), fp.variance_exploding_path):
         assert eqx.tree_equal(make(), make())
 
@@ -136,8 +136,8 @@ def test_every_sampler_draws_from_the_data(pair, sampler, key):
     assert np.all(np.abs(products.mean(axis=0) - data.covariance) < 4 * error + 0.04)
 
 
-def test_any_source_may_start_a_path_that_begins_there(key):
-    """And no other: a variance-exploding path has data at its start."""
+def test_any_source_is_allowed_if_the_path_starts_with_it(key):
+    """On other paths an error: a variance-exploding path has data at its start."""
     source = fp.EmpiricalSource(np.array([[1.0, 0.0], [0.0, 1.0]], np.float32))
     network = lambda t, z, x: jnp.zeros(2)  # noqa: E731
     flow = fp.Flow(network, fp.trigonometric_path(), fp.VelocityPrediction(), shape=(2,), source=source)

@@ -41,7 +41,7 @@ DIFFUSION = {
 
 
 class Delegating(fp.AbstractPath):
-    """A user's own path, which defines what it must and asks another path for it."""
+    """A path of a user, which defines the abstract methods only and delegates them to another path."""
 
     inner: fp.AbstractPath
     target_span = (0.0, 0.99)
@@ -114,7 +114,7 @@ def test_derivatives_are_those_of_finite_differences(path, x64):
 
 @each_path
 def test_the_diffusion_is_that_of_known_reverse_sdes(path, x64):
-    """And `g^2/(2 sigma)` without the division."""
+    """`g`, and `g^2/(2 sigma)` without the division."""
     name, path = path, PATHS[path]()
     for t in INSIDE:
         g, half_ratio = path.diffusion(t)
@@ -131,7 +131,7 @@ def test_the_diffusion_is_finite_up_to_both_ends(path):
 
 
 def test_both_forms_of_the_drift_agree(x64):
-    """Variance preserving: `v - g^2/(2 sigma) eps = gamma' (alpha u - (1 + alpha^2)/2 z)`; CondOT: `v - eps`."""
+    """On a VP path `v - g^2/(2 sigma) eps = gamma' (alpha u - (1 + alpha^2)/2 z)`; on CondOT `v - eps`."""
     z, u = jnp.array([0.3, -0.8]), jnp.array([1.1, 0.4])
     for t in (0.1, 0.5, 0.9):
         path = PATHS["linear"]()
@@ -165,7 +165,7 @@ def test_the_posterior_is_that_of_bayes(path, x64):
 
 @pytest.mark.parametrize("path", VARIANCE_PRESERVING)
 def test_the_posterior_of_a_variance_preserving_path_is_that_of_the_paper(path, x64):
-    """NoProp, eq. 6, whose alpha-bar is alpha squared."""
+    """The paper is NoProp, eq. 6. Its alpha-bar is alpha squared."""
     path = PATHS[path]()
     before, now = path.alpha(S) ** 2, path.alpha(T) ** 2
     r = before / now
@@ -175,8 +175,8 @@ def test_the_posterior_of_a_variance_preserving_path_is_that_of_the_paper(path, 
 
 
 @each_path
-def test_a_step_carries_the_marginal_whatever_its_noise(path, x64):
-    """Given the data, both its mean and its variance; without noise the estimated noise is kept (DDIM)."""
+def test_a_step_keeps_the_marginal_for_every_stochasticity(path, x64):
+    """The step keeps mean and variance given the data. Without noise it keeps the estimated noise (DDIM)."""
     path = PATHS[path]()
     for stochasticity in (0, 0.3):
         a, b, noise_std = posterior(path, S, T, stochasticity)
@@ -188,7 +188,7 @@ def test_a_step_carries_the_marginal_whatever_its_noise(path, x64):
 
 @each_path
 def test_the_posterior_is_accurate_in_single_precision(path):
-    """For small steps, for a large one, and up to both ends."""
+    """For small steps, for a large step, and up to both ends."""
     path = PATHS[path]()
     grid = np.linspace(*path.span, 1001)
     s, t = np.array([*grid[:-1], grid[0]]), np.array([*grid[1:], grid[-1]])
@@ -209,7 +209,7 @@ def test_the_straight_path_begins_at_noise_and_ends_at_the_data():
 
 
 class Trigonometric(fp.AbstractNoiseSchedule):
-    """A user's schedule, infinite at both ends; with parameters, if it has any, that are traced in `jax.jit`."""
+    """A schedule of a user, infinite at both ends. Its parameters, if it has any, are traced in `jax.jit`."""
 
     scale: jax.Array | float = 1.0
 
@@ -253,14 +253,14 @@ class TestSpans:
 
     @pytest.mark.parametrize("prediction", [fp.TargetPrediction(), fp.PreconditionedPrediction(0.7)])
     def test_an_unbounded_schedule_gives_a_finite_flow(self, prediction):
-        """In single precision, ends included; and outside it says so instead of NaN."""
+        """In single precision, at the ends too. Outside the span there is an error instead of NaN."""
         flow = fp.ct_flow(lambda t, z, x: z, shape=(2,), schedule=Trigonometric(), prediction=prediction)
         for t in np.linspace(*flow.span, 9):
             assert np.all(np.isfinite(jnp.stack(flow.estimate(float(t), jnp.ones(2)))))
         with pytest.raises(ValueError, match="`t` is outside of"):
             flow.velocity(0.0, jnp.ones(2))
 
-    def test_are_those_of_the_path_as_it_was_made_inside_of_jit(self):
+    def test_are_the_same_inside_jit(self):
         path = fp.VPPath(Trigonometric(jnp.asarray(1.0)))
         assert path.span[0] > 0
         spans = []
@@ -300,7 +300,7 @@ PROPERTIES = {
 
 
 @pytest.mark.parametrize("name", PROPERTIES)
-def test_what_others_ask_of_a_path(name):
+def test_derived_properties(name):
     path, wanted = PATHS[name](), PROPERTIES[name]
 
     def asked(path):
@@ -334,8 +334,8 @@ def test_the_time_of_a_log_snr_is_the_inverse(path, x64):
 
 
 @each_path
-def test_of_a_path_one_may_take_gradients(path):
-    """With respect to a time, of everything that a solve or a loss asks."""
+def test_gradients_of_a_path(path):
+    """Gradients by a time, of all methods that a solve or a loss uses."""
     path, z = PATHS[path](), jnp.array([0.3, -0.8])
 
     def views(t):

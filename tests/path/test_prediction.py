@@ -1,4 +1,4 @@
-"""Conversions between target, noise, velocity and score lose nothing inside of a prediction's span."""
+"""Conversions between target, noise, velocity and score are exact within the span of a prediction."""
 
 import closed_forms as exact
 import equinox as eqx
@@ -17,7 +17,7 @@ each_pair = pytest.mark.parametrize("pair", PAIRS)
 
 
 def truthful_output(path, prediction, t, z0, z1):
-    """What the network would return if it knew both ends."""
+    """The output of a network that knows noise and data."""
     match prediction:
         case fp.TargetPrediction():
             return z1
@@ -31,7 +31,7 @@ def truthful_output(path, prediction, t, z0, z1):
 
 
 @each_pair
-def test_nothing_is_lost_inside_the_span(pair, x64):
+def test_conversions_are_exact_inside_the_span(pair, x64):
     path, prediction = PAIRS[pair]()
     z0, z1 = jnp.asarray(Z0), jnp.asarray(Z1)
     for t in np.linspace(*prediction.span(path), 21):
@@ -47,7 +47,7 @@ def test_nothing_is_lost_inside_the_span(pair, x64):
 
 @each_pair
 def test_everything_is_finite_over_the_whole_span(pair):
-    """In single precision, ends included, for any output; the score wherever there is noise."""
+    """In single precision, at the ends too, for any output. The score is finite where there is noise."""
     path, prediction = PAIRS[pair]()
     flow = fp.Flow(lambda t, z, x: jnp.ones_like(z), path, prediction, shape=(2,))
     z = jnp.array([0.3, -0.8])
@@ -60,7 +60,7 @@ def test_everything_is_finite_over_the_whole_span(pair):
 
 
 @each_pair
-def test_outside_of_the_span_it_says_so(pair):
+def test_a_time_outside_the_span_is_an_error(pair):
     path, prediction = PAIRS[pair]()
     flow = fp.Flow(lambda t, z, x: z, path, prediction, shape=(2,))
     start, end = flow.span
@@ -97,14 +97,14 @@ def test_categorical_targets_are_means_of_embeddings(x64):
     assert prediction.span(path) == (0.0, 0.99)
 
 
-def test_a_categorical_prediction_asks_for_the_embeddings():
+def test_a_categorical_prediction_needs_the_embeddings():
     flow = fp.Flow(lambda t, z, x: z, fp.CondOTPath(), fp.CategoricalPrediction(), shape=(2,))
     with pytest.raises(ValueError, match=r"`x` is .*\(features, W\)"):
         flow.target(0.5, jnp.ones(2), jnp.ones(3))
 
 
-def test_preconditioning_is_the_optimal_denoiser_of_a_gaussian_where_the_network_is_silent(x64):
-    """With F = 0 and N(0, s^2 I) data nothing is left to learn."""
+def test_preconditioning_with_output_zero_is_the_optimal_denoiser_of_a_gaussian(x64):
+    """For data from N(0, s^2 I), F = 0 is optimal."""
     s, path = 0.7, fp.VPPath(fp.LinearNoiseSchedule())
     data = exact.Mixture([1.0], [[0.0, 0.0]], [s**2 * np.eye(2)])
     prediction, z = fp.PreconditionedPrediction(s), jnp.array([0.3, -0.8])

@@ -22,7 +22,7 @@ def single(hidden_dims, gamma_range, trainable_ends):
 
 
 def learnable(hidden_dims=(4, 4), gamma_range=(-4.0, 4.0), trainable_ends=False):
-    """A learnable schedule in the precision of the test; made once, for compiling its random numbers takes seconds."""
+    """A learnable schedule in the precision of the test; made once, because it takes seconds to compile."""
     dtype = jnp.result_type(float)
     return jax.tree.map(lambda leaf: leaf.astype(dtype), single(hidden_dims, gamma_range, trainable_ends))
 
@@ -144,8 +144,8 @@ def of_the_sum(schedule, fix=lambda schedule: schedule):
 class TestLearnable:
     @pytest.mark.parametrize("trainable_ends", [False, True])
     @pytest.mark.parametrize("seed", range(20))
-    def test_rises_and_meets_its_ends_whatever_the_parameters(self, seed, trainable_ends, x64):
-        """Among them, where they are trained, the ends' own."""
+    def test_rises_and_meets_its_ends_for_all_parameters(self, seed, trainable_ends, x64):
+        """The end points too, if they are trained."""
         draw = np.random.default_rng(seed)
         before = learnable(trainable_ends=trainable_ends)
         schedule = jax.tree.map(lambda leaf: jnp.asarray(5 * draw.standard_normal(leaf.shape)), before)
@@ -163,7 +163,7 @@ class TestLearnable:
         np.testing.assert_allclose([gamma_at(schedule, jnp.asarray(t)) for t in (0.0, 1.0)], ends, **near)
 
     def test_is_not_only_convex(self, x64):
-        """Softplus or ReLU units under positive weights would be; tanh units bend up here, down there."""
+        """With positive weights, softplus or ReLU units give a convex function; tanh units bend both ways."""
         slope = np.asarray(slope_at(learnable(), jnp.asarray(TIMES)))
         turns = np.sign(np.diff(slope))
         assert {-1.0, 1.0} <= set(turns)
@@ -178,7 +178,7 @@ class TestLearnable:
         np.testing.assert_array_equal(jax.tree.leaves(of_the_sum(learnable()).end_points), np.zeros(2))
 
     def test_ends_that_are_trained_have_one(self):
-        """`d gamma / d start = 1`, and `gamma - gamma_0` of the logarithm of the rise."""
+        """The derivative of gamma by the start is 1, and by the logarithm of the rise `gamma - gamma_0`."""
         schedule = learnable(trainable_ends=True)
         gradient = of_the_sum(schedule).end_points
         assert float(gradient.start) == pytest.approx(len(PLACES), rel=1e-5)

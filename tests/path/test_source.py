@@ -1,4 +1,4 @@
-"""Flows that start from something else than gaussian noise."""
+"""Flows that start from other distributions than Gaussian noise."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ POINTS = np.array([[1.0, 0.0], [0.0, 2.0], [-1.0, -1.0]], np.float32)
 
 
 def translation(source, coupling=None):
-    """Carries everything by (3, -1)."""
+    """A velocity of (3, -1) everywhere."""
     return fp.fm_flow(lambda t, z, x: jnp.array([3.0, -1.0]) + 0 * z, shape=(2,), source=source, coupling=coupling)
 
 
@@ -35,7 +35,7 @@ def test_samples_start_at_rows_of_the_data(key):
 
 
 def test_the_loss_draws_from_the_source(key):
-    """Between two points the velocity is their difference, and its error 0; any other noise would show."""
+    """Between two points the velocity is their difference, with the error 0. Any other noise has an error."""
     flow = fp.fm_flow(lambda t, z, x: jnp.array([2.0, 1.0]) + 0 * z, shape=(2,), source=fp.EmpiricalSource(POINTS[:1]))
     assert float(flow.loss(np.array([[3.0, 1.0]] * 5, np.float32), key=key)) == 0.0
 
@@ -96,11 +96,11 @@ class TestEmpiricalSource:
         with pytest.raises(ValueError, match=r"`points` has NaN or infinity in 2 of 4 rows \(the first is row 1\)"):
             fp.EmpiricalSource(points)
 
-    def test_may_be_made_of_traced_rows(self, key):
+    def test_rows_may_be_traced(self, key):
         rows = jax.jit(lambda points: fp.EmpiricalSource(points).sample(5, (2,), key=key))(POINTS)
         np.testing.assert_array_equal(rows, fp.EmpiricalSource(POINTS).sample(5, (2,), key=key))
 
-    def test_refuses_what_is_no_array_of_floats(self):
+    def test_refuses_anything_but_an_array_of_floats(self):
         for wrong in (POINTS.astype(int), POINTS.tolist(), None):
             with pytest.raises(TypeError, match="`points` is "):
                 fp.EmpiricalSource(wrong)
@@ -121,7 +121,7 @@ def mixture(z):
 
 @dataclass(frozen=True)
 class WithASeed:
-    """A distribution with distrax's names, and no PyTree."""
+    """A distribution with the method names of distrax, which is not a PyTree."""
 
     event_shape: tuple = (2,)
     batch_shape: tuple = ()
@@ -175,7 +175,7 @@ DISTRIBUTIONS = {
 
 
 class Stretch(eqx.Module):
-    """The velocity `a z + b`, which carries `z_0` to `e^a z_0 + (e^a - 1) b / a`."""
+    """The velocity `a z + b`, which takes `z_0` to `e^a z_0 + (e^a - 1) b / a`."""
 
     a: jax.Array
     b: jax.Array
@@ -190,7 +190,7 @@ def stretched(source):
 
 @pytest.fixture
 def loose():
-    """The other libraries' code relies on rank promotion."""
+    """The code of the other libraries uses rank promotion."""
     with jax.numpy_rank_promotion("allow"):
         yield
 

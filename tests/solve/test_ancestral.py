@@ -15,7 +15,7 @@ import flowprop as fp
 
 NUM_SAMPLES, NUM_STEPS = 4_000, 32
 BIAS = 2 / NUM_STEPS
-# Each is a program of its own; the tests of one case share it.
+# Each case compiles a program of its own, which its tests share.
 each_case = pytest.mark.parametrize(
     ("pair", "stochasticity"),
     [
@@ -23,7 +23,7 @@ each_case = pytest.mark.parametrize(
         for pair, stochasticity in (("ct sigmoid", 1.0), ("fm", 0.5), ("ct sigmoid", 0.0))
     ],
 )
-# Two modes far apart, in the gaussian's shapes: both share their compiled programs.
+# Two modes far apart, with the shapes of the gaussian, so that both share their compiled programs.
 MODES = exact.Mixture([0.3, 0.7], [[-2.0, 0.5], [2.0, -0.5]], exact.MIXTURE.covariances)
 
 
@@ -49,7 +49,7 @@ def trajectories(flow, integrator, key):
 
 
 def gaussian_chain(flow, stochasticity, num_steps, deviation, covariance):
-    """The mean of `z - alpha m` and its covariance, carried by the steps from t = 0 to 1.
+    """The mean of `z - alpha m` and its covariance after the steps from t = 0 to 1.
 
     The exact target is `u = m + G (z - alpha m)`, `G = alpha S C^-1`, so that each step is linear.
     """
@@ -69,7 +69,7 @@ def marginal(data, alpha, sigma):
 
 @each_case
 def test_every_step_is_the_formula(pair, stochasticity, key, x64):
-    """By the variance `v` that is added going back from t to s; what is left of a step is noise, new in each."""
+    """`v` is the variance that is added from t back to s. The remainder of each step is independent noise."""
     flow = flow_of(MODES, pair)
     z = np.asarray(trajectories(flow, fp.AncestralIntegrator(NUM_STEPS, stochasticity=stochasticity), key))[:100]
     times, alpha, sigma = coefficients(flow.path)
@@ -79,7 +79,7 @@ def test_every_step_is_the_formula(pair, stochasticity, key, x64):
     a = alpha[1:] - b * alpha[:-1]
     target = np.asarray(jax.vmap(jax.vmap(flow.target), (None, 0))(times[:-1], z[:, :-1]))
     noise = z[:, 1:] - a[:, None] * target - b[:, None] * z[:, :-1]
-    # None at all for DDIM, nor in the last step of the straight path, which ends at the target.
+    # No noise for DDIM, and none in the last step of the straight path, which ends at the target.
     np.testing.assert_allclose(noise[:, c == 0], 0, atol=1e-12)
     noise = noise[:, c > 0] / np.sqrt(c[c > 0])[:, None]
     if stochasticity > 0:
@@ -104,7 +104,7 @@ def test_samples_of_a_gaussian_are_those_of_the_chain(pair, stochasticity, key, 
 
 @each_case
 def test_samples_of_two_modes_have_their_weights_means_and_variances(pair, stochasticity, key, x64):
-    """Within four standard errors, and the steps' bias of O(1 / num_steps)."""
+    """Within four standard errors plus the bias of the steps, O(1 / num_steps)."""
     flow = flow_of(MODES, pair)
     z = trajectories(flow, fp.AncestralIntegrator(NUM_STEPS, stochasticity=stochasticity), key)[:, -1]
     z = np.asarray(z / flow.path.alpha(1.0))
@@ -118,7 +118,7 @@ def test_samples_of_two_modes_have_their_weights_means_and_variances(pair, stoch
 
 @each_case
 def test_the_bias_halves_with_the_step(pair, stochasticity, x64):
-    """Begun at the true marginal the chain ends at it; without noise, point by point where the ODE does."""
+    """A chain that starts at the true marginal ends at it. Without noise each point ends where the ODE ends."""
     flow, data, point = flow_of(exact.GAUSSIAN, pair), exact.GAUSSIAN, np.array([0.3, -0.8])
     _, alpha, sigma = coefficients(flow.path)
     start, end = (marginal(data, alpha[i], sigma[i]) for i in (0, -1))
@@ -136,7 +136,7 @@ def test_the_bias_halves_with_the_step(pair, stochasticity, x64):
 
 
 def test_without_noise_the_straight_path_is_that_of_euler(key, x64):
-    """DDIM keeps the estimates of target and noise for a step, and there so does Euler."""
+    """DDIM holds the estimates of target and noise fixed during a step. On the straight path Euler does the same."""
     flow = flow_of(MODES, "fm")
     ddim = trajectories(flow, fp.AncestralIntegrator(NUM_STEPS, stochasticity=0), key)
     for z in ddim[:2]:
@@ -145,14 +145,14 @@ def test_without_noise_the_straight_path_is_that_of_euler(key, x64):
 
 
 def test_without_noise_it_needs_no_key_and_has_a_derivative():
-    """Of Euler's steps of `dz/dt = z`."""
+    """The derivative is that of Euler steps of `dz/dt = z`."""
     flow, integrator = fp.fm_flow(lambda t, z, x: z, shape=(2,)), fp.AncestralIntegrator(8, stochasticity=0)
     gradient = jax.grad(lambda z: fp.solve(flow, z, integrator=integrator).ys.sum())(jnp.ones(2))
     np.testing.assert_allclose(gradient, (1 + 1 / 8) ** 8, rtol=1e-5)
 
 
 def test_samples_are_a_function_of_the_key_and_end_in_data_coordinates(key):
-    """On a span that ends at 0.99, from where the closing evaluation makes the rest."""
+    """On a span that ends at 0.99, after which one evaluation of the target completes the path."""
     flow, integrator = flow_of(exact.GAUSSIAN, "condot target"), fp.AncestralIntegrator(NUM_STEPS)
     z, again, other = (
         np.asarray(fp.sample(flow, 1000, key=k, integrator=integrator)) for k in (key, key, jax.random.key(1))
@@ -165,7 +165,7 @@ def test_samples_are_a_function_of_the_key_and_end_in_data_coordinates(key):
     assert np.all(np.abs(z.var(axis=0) - variances) < 4 * variances * np.sqrt(2 / len(z)) + BIAS)
 
 
-def test_what_is_saved_and_what_it_cost(key):
+def test_saved_states_and_number_of_calls(key):
     flow, integrator = fp.fm_flow(lambda t, z, x: z, shape=(2,)), fp.AncestralIntegrator(5)
     z, times = jnp.array([0.3, -0.8]), jnp.linspace(0, 1, 6)
     solution = fp.solve(flow, z, integrator=integrator, saveat=dfx.SaveAt(ts=times, dense=True), key=key)

@@ -1,4 +1,4 @@
-"""Derivatives of log p in the data, the condition and the parameters, of first and second order, by every adjoint.
+"""First and second derivatives of log p in the data, the condition and the parameters, with every adjoint.
 
 The data are N(A x, S) under a denoiser that knows A, x and S, so that log p is a quadratic form.
 """
@@ -64,7 +64,7 @@ def closed_form(matrix, z, x):
 
 @pytest.mark.parametrize("name", all_but(["recursive checkpoints"], ADJOINTS))
 def test_first_derivatives(name, x64):
-    """In all three at once, relative to the largest, within 1e-6 at tolerances of 1e-8."""
+    """All three at once, within 1e-6 of the largest derivative, at tolerances of 1e-8."""
     ode = integrator(ADJOINTS[name])
     arguments = [jnp.asarray(array) for array in (MATRIX, POINTS, CONDITIONS)]
     _, found = jax.jit(jax.value_and_grad(lambda *arguments: jnp.sum(log_probs(*arguments, ode)), argnums=(0, 1, 2)))(
@@ -76,8 +76,8 @@ def test_first_derivatives(name, x64):
 
 
 @pytest.mark.parametrize("name", all_but(["recursive checkpoints"], ADJOINTS))
-def test_a_divergence_that_no_example_changes_is_differentiated_once(name, x64):
-    """For v = M z, `-div v` is the same at every point: a state that no example makes its own, in a batch that does.
+def test_a_divergence_that_does_not_depend_on_the_example_has_the_right_gradient(name, x64):
+    """For v = M z, `-div v` is the same at every point, so that only the start of the integral can make it batched.
 
     `log p(z) = log N(e^(-M) z; 0, I) - tr M`.
     """
@@ -95,20 +95,20 @@ def test_a_divergence_that_no_example_changes_is_differentiated_once(name, x64):
 
 
 def test_second_derivatives_by_vmap_adaptive_steps_and_the_direct_adjoint(x64):
-    """A report has it that just this combination is wrong. It is not: in data, condition, parameters, and mixed."""
+    """A report says that this combination is wrong. It is right in data, condition, parameters, and mixed."""
     ode = integrator(dfx.DirectAdjoint(), 1e-7)
     arguments = [jnp.asarray(array) for array in (MATRIX, POINTS, CONDITIONS)]
     found = jax.jit(jax.hessian(lambda *arguments: jnp.sum(log_probs(*arguments, ode)), argnums=(0, 1, 2)))(*arguments)
     wanted = jax.hessian(lambda *arguments: jnp.sum(closed_form(*arguments)), argnums=(0, 1, 2))(*arguments)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4 * float(jnp.max(jnp.abs(b))))
-    # No example's second derivative reaches into another's, though they share a loop.
+    # The second derivatives between different examples are 0, although the examples share a loop.
     across = np.asarray(found[1][1])[0, :, 1, :]
     np.testing.assert_array_equal(across, 0.0)
 
 
 def test_second_derivatives_in_single_precision():
-    """At the default tolerances, within 1e-3 of the largest."""
+    """At the default tolerances, within 1e-3 of the largest derivative."""
     ode = fp.ODEIntegrator(adjoint=dfx.DirectAdjoint(), max_steps=64)
     z, x = jnp.asarray(POINTS, jnp.float32), jnp.asarray(CONDITIONS, jnp.float32)
     matrix = jnp.asarray(MATRIX, jnp.float32)
@@ -130,7 +130,7 @@ RANDOM = {
 
 @pytest.mark.parametrize("name", all_but(["SDE Euler", "SDE ShARK", "ancestral"], RANDOM))
 def test_random_samplers_have_gradients(name, key, x64):
-    """In the start and in the parameters, at one key, against central differences: within 1e-6 of the largest."""
+    """In the start and the parameters at one key, within 1e-6 of the largest, against central differences."""
     integrator, x = RANDOM[name], jnp.asarray(CONDITIONS[0])
 
     @jax.jit
@@ -151,7 +151,7 @@ def test_random_samplers_have_gradients(name, key, x64):
 
 
 def test_gradients_of_random_samples_in_a_batch(key):
-    """Each example has its own gradient: of their mean, a share each. In single precision."""
+    """Each example gets its own share of the gradient of the mean. In single precision."""
     flow, integrator = fp.fm_flow(Linear(0.3 * jnp.asarray(MATRIX, jnp.float32)), shape=(2,)), fp.SDEIntegrator(8)
 
     @eqx.filter_jit

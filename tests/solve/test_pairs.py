@@ -29,7 +29,7 @@ class Straight(eqx.Module):
 
 
 class AtTheStart(eqx.Module):
-    """The same where t = 0, whatever t."""
+    """The velocity of `Straight` at t = 0, for every t."""
 
     def __call__(self, t, z, x):
         return MATRIX @ z + MEAN - z
@@ -55,11 +55,11 @@ def pairs(n, key):
     return z0, z0 @ MATRIX + MEAN[None]
 
 
-def test_pairs_are_joined_by_the_ode(key):
+def test_the_ode_connects_the_pairs(key):
     z0, z1 = fp.reflow_pairs(curved(), 7, key=key, integrator=FIXED, batch_size=4)
     np.testing.assert_allclose(z1, z0 @ MATRIX + MEAN[None], atol=1e-4)
     np.testing.assert_allclose(z1, fp.sample(curved(), 9, key=key, integrator=FIXED)[:7], rtol=1e-5)
-    # The noise is that of the source wherever the span begins.
+    # The noise is that of the source, also if the span does not begin at 0.
     late = exact.exact_flow(exact.GAUSSIAN, *exact.PAIRS["condot noise"]())
     assert late.span[0] > 0
     np.testing.assert_allclose(z0, fp.reflow_pairs(late, 7, key=key, integrator=EULER)[0], rtol=1e-6)
@@ -84,8 +84,8 @@ def test_straight_paths_have_no_loss_and_need_one_step(key):
         assert (np.abs(end - z1).max() > 0.1) == misses
 
 
-def test_one_step_is_trained_at_the_start_alone(key):
-    """`E[z_1 - z_0 | z_0] = (A - I) z_0 + m` is the velocity there, and what is right later does not count."""
+def test_one_step_is_trained_only_at_the_start(key):
+    """The velocity there is `E[z_1 - z_0 | z_0] = (A - I) z_0 + m`. Later velocities do not enter the loss."""
     z0, z1 = pairs(100, key)
     flow = fp.fm_flow(AtTheStart(), shape=(2,), time_sampling=fp.GridTimeSampling(1))
     assert paired_loss(flow, z0, z1, key=key) < 1e-10
@@ -93,7 +93,7 @@ def test_one_step_is_trained_at_the_start_alone(key):
 
 
 def test_independent_pairs_have_the_loss_of_the_flow(key):
-    """Its expectation at least: the loss draws its own noise."""
+    """Only the expectations agree, because the loss of the flow draws its own noise."""
     noise, data, key = *jax.random.split(key), jax.random.key(1)
     z1 = jax.random.normal(data, (20_000, 2)) @ MATRIX + MEAN[None]
     paired = paired_loss(curved(), jax.random.normal(noise, z1.shape), z1, key=key)

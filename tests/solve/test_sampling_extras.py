@@ -1,4 +1,4 @@
-"""Churn, the closing step and joint steps, against closed forms."""
+"""Churn, the last evaluation of the target, and joint steps, against closed forms."""
 
 import dataclasses
 
@@ -38,7 +38,7 @@ def assert_moments(samples, mean, covariance, slack=0.0):
 def test_any_churn_has_the_moments_of_the_data(pair, data, churn, key):
     flow, data = exact.exact_flow(getattr(exact, data), *exact.PAIRS[pair]()), getattr(exact, data)
     samples = fp.sample(flow, NUM_SAMPLES, key=key, integrator=fp.SDEIntegrator(100, churn=churn))
-    # Euler's bias at 100 steps, and at no churn the start of ct, whose alpha is 0.04 there.
+    # The bias of Euler at 100 steps; without churn also the start of ct, where alpha is 0.04.
     assert_moments(samples, data.mean, data.covariance, slack=0.03 + 0.05 * (churn == 0))
 
 
@@ -56,7 +56,7 @@ def test_no_churn_is_euler(key):
 
 
 def test_the_closing_step_has_the_closed_form(key):
-    """`u - m = alpha S C^-1 (z - alpha m)` of what the ODE has carried to the end of the span."""
+    """`u - m = alpha S C^-1 (z - alpha m)`, where `z` is the end of the ODE."""
     flow, end = exact.exact_flow(exact.GAUSSIAN, *exact.PAIRS["ct sigmoid"]()), 0.6
     flow = dataclasses.replace(flow, prediction=fp.EarlyStopPrediction(flow.prediction, end))
     assert flow.span == (0, end)
@@ -65,7 +65,7 @@ def test_the_closing_step_has_the_closed_form(key):
     data = exact.GAUSSIAN.covariance
     gain = alpha**2 * data @ np.linalg.inv(alpha**2 * data + sigma**2 * np.eye(2))
     mean = exact.GAUSSIAN.mean + gain @ (mean - exact.GAUSSIAN.mean)
-    # So early that without the step variances would be larger by 0.4.
+    # The span ends so early that without this evaluation the variances would be larger by 0.4.
     samples = fp.sample(flow, NUM_SAMPLES, key=key, integrator=fp.ODEIntegrator(dt0=0.05))
     assert_moments(samples, mean, gain @ covariance @ gain.T)
 
@@ -81,7 +81,7 @@ def test_an_early_stop_changes_nothing_else(key):
     assert early.error(path, 0.5, z0, z1, output, None) == inner.error(path, 0.5, z0, z1, output, None)
     assert early.scale(path, 0.5) == inner.scale(path, 0.5)
     assert early.span(path) == (0.01, 0.98)
-    # A span that ends earlier yet stays as it is.
+    # A span that already ends earlier does not change.
     assert fp.EarlyStopPrediction(fp.TargetPrediction(), 0.995).span(fp.CondOTPath()) == (0, 0.99)
     labels = fp.EarlyStopPrediction(fp.CategoricalPrediction())
     assert labels.network_condition(("features", jnp.eye(3))) == "features"
@@ -89,7 +89,7 @@ def test_an_early_stop_changes_nothing_else(key):
 
 
 def test_joint_steps_are_equal_and_end_where_the_ode_does(key):
-    """At `z_1 = A z_0 + m`, with `A` the root of the covariance, which is the gradient."""
+    """The end is `z_1 = A z_0 + m` with the gradient `A`, the root of the covariance."""
     flow = exact.exact_flow(exact.GAUSSIAN, *exact.PAIRS["fm"]())
     root = exact.GAUSSIAN.axes[0] * np.sqrt(exact.GAUSSIAN.variances[0]) @ exact.GAUSSIAN.axes[0].T
     z = 2 * jax.random.normal(key, (20, 2))
@@ -99,7 +99,7 @@ def test_joint_steps_are_equal_and_end_where_the_ode_does(key):
         return jnp.sum(solution.ys[:, 0, 0]), solution
 
     gradient, joint = jax.grad(first_coordinates, has_aux=True)(z)
-    # The tolerance bounds each step's error; some thirty add up, and one example may have more than the mean.
+    # The tolerance bounds the mean error of one step. About thirty steps add up, and one example may exceed the mean.
     np.testing.assert_allclose(joint.ys[:, 0], z @ root + exact.GAUSSIAN.mean[None], atol=5e-3)
     np.testing.assert_allclose(gradient, np.tile(root[0], (20, 1)), atol=5e-3)
     each = jax.vmap(lambda z: fp.solve(flow, z, integrator=PER_EXAMPLE))(z)
@@ -113,7 +113,7 @@ def test_the_joint_norm_is_the_root_mean_square_of_all(key):
     together = jax.vmap(fp.joint_norm)(errors)
     wanted = np.sqrt(np.mean(np.column_stack(errors) ** 2))
     np.testing.assert_allclose(together, np.full(4, wanted), rtol=1e-6)
-    # Batches of batches are one.
+    # A batch of batches counts as one batch.
     nested = jax.vmap(jax.vmap(fp.joint_norm))(jax.tree.map(lambda leaf: leaf.reshape(2, 2, *leaf.shape[1:]), errors))
     np.testing.assert_allclose(nested, np.full((2, 2), wanted), rtol=1e-6)
 

@@ -20,10 +20,10 @@ NUM_SAMPLES = 4_000
 
 
 def over(pairs, quick=exact.PAIRS):
-    """A test for each pair, all of a pair in one process: what is compiled for one serves the next.
+    """Make a test for each pair. All tests of a pair run in one process and share compiled programs.
 
-    Those that are not `quick` are left to `pytest -m slow`. What differs from pair to pair is the fields, and all of
-    them are checked, here by log p and point by point in test_conformance.py.
+    `pytest -m slow` runs the pairs that are not `quick`. The pairs differ only in their fields. All fields are
+    checked, by log p in this file and point by point in test_conformance.py.
     """
 
     def marks(pair):
@@ -33,7 +33,7 @@ def over(pairs, quick=exact.PAIRS):
 
 
 each_pair = over(exact.PAIRS, ["fm", "ct cosine", "ct narrow", "ct preconditioned", "df", "condot target"])
-# A start that is not quite noise, an end that is not quite data, a span that ends early.
+# A start with some data in it, an end with some noise in it, and a span that ends early.
 each_kind = over(exact.PAIRS, ["fm", "ct narrow", "condot target"])
 each_constructor = over(
     ["fm", "ct cosine", "ct sigmoid", "ct learnable", "ct preconditioned", "df", "condot target"], ["fm", "ct sigmoid"]
@@ -58,7 +58,7 @@ def test_ode_samples_have_the_moments_of_the_exact_pushforward(pair, key):
     samples = fp.sample(flow, NUM_SAMPLES, key=key)
     mean, covariance = exact.pushforward_moments(flow, exact.GAUSSIAN)
     if flow.span[1] < 1:
-        # The closing evaluation of the target shrinks what noise is left: u - m is the linear
+        # The last evaluation of the target reduces the remaining noise: u - m is the linear
         # image of z - alpha m, here alpha S C^-1.
         alpha, sigma = (float(f(jnp.asarray(flow.span[1]))) for f in (flow.path.alpha, flow.path.sigma))
         data = exact.GAUSSIAN.covariance
@@ -72,21 +72,21 @@ def test_ode_samples_have_the_moments_of_the_exact_pushforward(pair, key):
 @pytest.mark.parametrize("data", ["GAUSSIAN", "MIXTURE"])
 def test_ode_and_sde_reproduce_the_moments_of_the_data(pair, data, key):
     flow = exact.exact_flow(getattr(exact, data), *exact.PAIRS[pair]())
-    # What the ends of the schedule leave: noise of variance sigma^2/alpha^2 on the data, and a
-    # start at N(0, I) where the path's marginal is not quite that.
+    # Errors at the ends of the schedule: noise of variance sigma^2/alpha^2 on the data, and a
+    # start at N(0, I), from which the path's marginal differs slightly.
     start, end = (jnp.asarray(t) for t in flow.span)
     left_over = float(flow.path.sigma(end) / flow.path.alpha(end)) ** 2 if flow.span[1] == 1 else 0.0
     wrong_start = 2 * float(flow.path.alpha(start)) if flow.span[0] == 0 else 0.02
     for integrator in (fp.ODEIntegrator(), fp.SDEIntegrator(100)):
         samples = fp.sample(flow, NUM_SAMPLES, key=key, integrator=integrator)
         covariance = getattr(exact, data).covariance + left_over * np.eye(2)
-        # The SDE forgets its start and the ODE does not; Euler's bias at 100 steps is below 0.03.
+        # The start influences the end of the ODE, but not that of the SDE. Euler's bias at 100 steps is below 0.03.
         assert_moments(samples, getattr(exact, data).mean, covariance, slack=0.03 + wrong_start)
 
 
 @pytest.mark.slow
 def test_the_reverse_drift_alone_would_shrink_the_data(key):
-    """What earlier implementations integrate: N(0, 1) comes out with deviation alpha(0)/alpha(1)."""
+    """Earlier implementations integrate it: N(0, 1) data then get the standard deviation alpha(0)/alpha(1)."""
     path = fp.VPPath(fp.LinearNoiseSchedule())
     standard = exact.Mixture([1.0], np.zeros((1, 2)), np.eye(2)[None])
     flow = exact.exact_flow(standard, path, fp.TargetPrediction())
@@ -108,7 +108,7 @@ def test_the_reverse_drift_alone_would_shrink_the_data(key):
 
 @each_pair
 def test_log_prob_is_the_exact_pushforward(pair, key):
-    """Of a gaussian in closed form, of a mixture by an independent method, in both precisions."""
+    """For a gaussian against a closed form, for a mixture against an independent method, in both precisions."""
     with jax.enable_x64(True):
         flow = exact.exact_flow(exact.GAUSSIAN, *exact.PAIRS[pair]())
         z = jax.random.normal(key, (20, 2))
@@ -121,7 +121,7 @@ def test_log_prob_is_the_exact_pushforward(pair, key):
         np.testing.assert_allclose(fp.log_prob(flow, z, integrator=TIGHT), mixture, atol=1e-7)
     z = jnp.asarray(np.asarray(z), jnp.float32)
     for data, wanted in ((exact.GAUSSIAN, gaussian), (exact.MIXTURE, mixture)):
-        # The points lie as far out as -25 nats, where 1e-5, the default, leaves errors of 2e-3.
+        # Some points have a log-density of -25 nats. There the default tolerance of 1e-5 leaves errors of 2e-3.
         value = fp.log_prob(exact.exact_flow(data, *exact.PAIRS[pair]()), z, integrator=SINGLE)
         assert value.dtype == jnp.float32
         np.testing.assert_allclose(value, wanted, atol=1e-3)
@@ -135,10 +135,10 @@ def test_hutchinson_log_prob_is_unbiased(pair, key):
     estimates = fp.log_prob(flow, many, key=key, divergence=fp.HutchinsonDivergence())
     wanted = exact.gaussian_log_prob(z, *exact.pushforward_moments(flow, exact.GAUSSIAN))[0]
     error = np.std(estimates) / np.sqrt(len(estimates))
-    assert np.std(estimates) > 0.01  # the Jacobian has off-diagonal terms, or this would test nothing
+    assert np.std(estimates) > 0.01  # without off-diagonal terms of the Jacobian this would test nothing
     assert abs(np.mean(estimates) - wanted) < 4 * error
     fewer = np.std(fp.log_prob(flow, many, key=key, divergence=fp.HutchinsonDivergence(num_probes=16)))
-    # The deviation falls fourfold with sixteen probes; 2000 draws know it within 2 %.
+    # Sixteen probes reduce the standard deviation by a factor of 4; 2000 draws determine it within 2 %.
     assert abs(fewer * 4 / np.std(estimates) - 1) < 0.15
 
 
@@ -153,7 +153,7 @@ def test_the_same_key_gives_the_same_result_on_any_batch(key):
 
 
 @each_constructor
-def test_forward_and_back_is_where_it_began(pair, key, x64):
+def test_forward_and_back_ends_at_the_start(pair, key, x64):
     flow = exact.exact_flow(exact.MIXTURE, *exact.PAIRS[pair]())
     z = jax.random.normal(key, (2,))
     start, end = flow.span
@@ -163,8 +163,8 @@ def test_forward_and_back_is_where_it_began(pair, key, x64):
     np.testing.assert_allclose(back, z, atol=1e-7)
 
 
-# Steps at which the leading term of the error rules. It is small for flow matching, whose order
-# then shows as nearly 6; the cosine schedule turns sharply at its end and needs fine steps.
+# Numbers of steps at which the leading error term dominates. It is small for flow matching, whose order
+# then appears as nearly 6. The cosine schedule changes fast at its end and needs fine steps.
 ORDERS = [
     (dfx.Euler(), 1, "fm", 100),
     (dfx.Euler(), 1, "df cosine", 400),
@@ -178,7 +178,7 @@ ORDERS = [
 @pytest.mark.parametrize(
     ("solver", "order", "pair", "num_steps"), all_but([case for case in ORDERS if case[2] == "fm"], ORDERS)
 )
-def test_solvers_show_their_order(solver, order, pair, num_steps, key, x64):
+def test_solvers_have_their_order(solver, order, pair, num_steps, key, x64):
     flow = exact.exact_flow(exact.MIXTURE, *exact.PAIRS[pair]())
     z = jax.random.normal(key, (2,))
     reference = fp.solve(flow, z, integrator=fp.ODEIntegrator(dfx.Dopri8(), dt0=1e-3)).ys[0]
@@ -258,7 +258,7 @@ def test_function_evaluations_are_the_calls_of_the_network(name, key):
         assert solution.stats["num_rejected_steps"] > 0
 
 
-def test_the_steps_asked_for_are_the_steps_taken(key):
+def test_the_given_steps_are_taken(key):
     for dt0, calls in ((1.0, 1), (0.5, 2), (0.1, 10), (0.03, 34)):
         assert count_calls(fp.ODEIntegrator(dfx.Euler(), dt0=dt0), key)[1] == calls
     loose, tight = (
@@ -268,7 +268,7 @@ def test_the_steps_asked_for_are_the_steps_taken(key):
     assert loose < tight
 
 
-def test_what_is_saved(key):
+def test_saved_states(key):
     flow = exact.exact_flow(exact.GAUSSIAN, *exact.PAIRS["fm"]())
     z, times = jnp.array([0.3, -0.8]), jnp.linspace(0, 1, 5)
     end = fp.solve(flow, z).ys[0]
@@ -289,7 +289,7 @@ def test_a_flow_is_a_diffrax_vector_field():
 
 
 def test_conditions_reach_each_example_of_a_batch(key):
-    """A flow whose velocity is its condition moves each example by its own."""
+    """A flow whose velocity is its condition moves each example by the condition of this example."""
     flow = fp.fm_flow(lambda t, z, x: x["shift"] + 0 * z, shape=(2,))
     shift = jnp.arange(6.0).reshape(3, 2)
     moved = fp.sample(flow, 3, {"shift": shift}, key=key)
@@ -318,7 +318,7 @@ def test_errors_name_the_argument_and_the_remedy(key):
         fp.log_prob(flow, z, divergence=fp.HutchinsonDivergence())
     with pytest.raises(ValueError, match="`key` is None"):
         fp.solve(flow, z[0], integrator=sde)
-    with pytest.raises(ValueError, match=r"`t1` is 1.0: a time lies in the flow's span \[0.0, 0.99\]"):
+    with pytest.raises(ValueError, match=r"`t1` is 1.0: give a time in the flow's span \[0.0, 0.99\]"):
         fp.solve(flow, z[0], t1=1.0)
     with pytest.raises(ValueError, match="give t0 < t1"):
         fp.solve(flow, z[0], t0=0.5, t1=0.2, integrator=sde, key=key)

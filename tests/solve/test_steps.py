@@ -1,4 +1,4 @@
-"""What an integrator accepts: lists of times, traced settings, solvers and controllers of every kind, failures."""
+"""What integrators accept: lists of times, traced settings, all kinds of solvers and controllers, and failures."""
 
 import dataclasses
 import subprocess
@@ -14,7 +14,7 @@ import pytest
 
 import flowprop as fp
 from flowprop._batch import default_batch_size
-from flowprop._solve import carry
+from flowprop._solve import solve_to_data
 
 
 GRID = jnp.linspace(0, 1, 9) ** 2
@@ -23,7 +23,7 @@ PID = dfx.PIDController(rtol=1e-4, atol=1e-4)
 
 
 class Field(eqx.Module):
-    """A velocity that depends on time, so that a solve tells one grid from another."""
+    """A velocity that depends on time, so that different lists of times give different results."""
 
     rate: jax.Array
 
@@ -36,7 +36,7 @@ def flow_of(rate=0.7):
 
 
 def by_diffrax(flow, z, times, solver=None):
-    """The end of Diffrax's own solve over exactly these times, in their order."""
+    """The end of Diffrax's own solve over exactly these times, in this order."""
     term, solver = dfx.ODETerm(flow.velocity), dfx.Heun() if solver is None else solver
     controller = dfx.StepTo(times)
     return dfx.diffeqsolve(term, solver, times[0], times[-1], None, z, stepsize_controller=controller).ys[0]
@@ -67,13 +67,13 @@ class TestGrid:
         ],
     )
     def test_is_cut_to_the_solve(self, t0, t1, times):
-        """Times outside are left out, start and end put in."""
+        """Times outside of the solve are left out; its start and end are added."""
         integrator = fp.ODEIntegrator(dfx.Heun(), dfx.StepTo(jnp.array([0, 0.25, 0.5, 1])))
         solution = fp.solve(flow_of(), POINT, t0=t0, t1=t1, integrator=integrator)
         assert solution.stats["num_steps"] == len(times) - 1
         np.testing.assert_allclose(solution.ys[0], by_diffrax(flow_of(), POINT, jnp.array(times)), atol=1e-6)
 
-    def test_to_the_end_of_a_span_takes_no_step_of_rounding(self):
+    def test_rounding_of_the_end_of_a_span_adds_no_step(self):
         """0.99 in single precision is larger than 0.99."""
         flow = fp.Flow(Field(jnp.asarray(0.7)), fp.CondOTPath(), fp.TargetPrediction(), shape=(2,))
         assert flow.span == (0, 0.99)
@@ -123,7 +123,7 @@ class TestRefined:
                 raise NotImplementedError
 
         assert float(fp.ODEIntegrator(dfx.Heun(), Mine(), dt0=0.5).refined().dt0.value) == 0.25
-        with pytest.raises(ValueError, match="has a Other, of which no finer one is known"):
+        with pytest.raises(ValueError, match="step-size controller Other, for which no finer version can be built"):
             fp.ODEIntegrator(dfx.Heun(), Other()).refined()
 
 
@@ -154,7 +154,7 @@ class TestTraced:
         np.testing.assert_allclose(estimate(integrator), wanted, atol=1e-5)
 
     def test_times(self):
-        """`z exp(0.3 (t1 - t0))`, for NumPy and JAX scalars, under `jit` and with times for each example."""
+        """The end is `z exp(0.3 (t1 - t0))` for NumPy and JAX scalars, under `jit`, and with times for each example."""
         flow = fp.fm_flow(lambda t, z, x: 0.3 * z, shape=(2,))
 
         def end(t1, t0=0.0):
@@ -181,7 +181,7 @@ class TestTraced:
 REFUSED = {
     "ten steps": (
         lambda: fp.ODEIntegrator(dt0=10),
-        "`dt0` is 10: a step is above 0 and at most 1; ten steps are dt0=0.1",
+        "`dt0` is 10: give a step above 0 and at most 1; dt0=0.1 takes ten steps",
     ),
     "dt0 nan": (lambda: fp.ODEIntegrator(dt0=float("nan")), "`dt0` is nan"),
     "dt0 inf": (lambda: fp.ODEIntegrator(dt0=float("inf")), "`dt0` is inf"),
@@ -190,20 +190,20 @@ REFUSED = {
     "max_steps": (lambda: fp.ODEIntegrator(max_steps=0), "`max_steps` is 0"),
     "churn": (lambda: fp.SDEIntegrator(churn=float("nan")), "`churn` is nan"),
     "stochasticity": (lambda: fp.AncestralIntegrator(stochasticity=float("nan")), "`stochasticity` is nan"),
-    "no error": (lambda: fp.ODEIntegrator(dfx.Euler(), PID), "`solver` is Euler, which estimates no error"),
+    "no error": (lambda: fp.ODEIntegrator(dfx.Euler(), PID), "`solver` is Euler, which has no error estimate"),
     "no error by default": (lambda: fp.ODEIntegrator(dfx.Euler()), "constant steps, such as dt0=0.1"),
     "SDE solver": (lambda: fp.ODEIntegrator(dfx.ShARK(), dt0=0.1), "`solver` is ShARK, which does not solve an ODE"),
     "Ito solver": (lambda: fp.ODEIntegrator(dfx.EulerHeun(), dt0=0.1), "`solver` is EulerHeun"),
     "symplectic": (lambda: fp.ODEIntegrator(dfx.SemiImplicitEuler(), dt0=0.1), "`solver` is SemiImplicitEuler"),
     "disorder": (lambda: fp.ODEIntegrator(None, dfx.StepTo(jnp.array([0, 0.7, 0.5, 1]))), "neither rise nor fall"),
     "steps, not times": (lambda: fp.ODEIntegrator(None, dfx.StepTo(jnp.arange(5))), r"`ts` from 0 to 4.*in \[0, 1\]"),
-    "point": (lambda: fp.solve(flow_of(), jnp.array([0.0, jnp.nan])), "`z` holds 1 numbers that are not finite"),
+    "point": (lambda: fp.solve(flow_of(), jnp.array([0.0, jnp.nan])), "`z` contains 1 numbers that are not finite"),
     "time": (lambda: fp.solve(flow_of(), POINT, t1=float("nan")), r"`t1` is nan: .*span \[0\.0, 1\.0\]"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_mistakes_are_told_at_once(name):
+def test_mistakes_raise_an_error_in_the_constructor(name):
     make, message = REFUSED[name]
     with pytest.raises(ValueError, match=message):
         make()
@@ -226,7 +226,7 @@ def test_a_solve_may_fail_without_an_error(key):
         (fp.SDEIntegrator(3), True),
         (fp.AncestralIntegrator(3), True),
     ):
-        point, good = carry(flow, POINT, None, integrator, key)
+        point, good = solve_to_data(flow, POINT, None, integrator, key)
         assert point.shape == (2,)
         assert bool(good) is wanted
 
@@ -238,8 +238,8 @@ def test_an_event_stops_a_solve():
     solution = fp.solve(flow, jnp.zeros(2), integrator=integrator)
     assert solution.result == dfx.RESULTS.event_occurred
     np.testing.assert_allclose(solution.ys[0], 0.6, atol=1e-6)
-    assert not carry(flow, jnp.zeros(2), None, integrator, None)[1]
-    assert carry(flow, -jnp.ones(2), None, integrator, None)[1]
+    assert not solve_to_data(flow, jnp.zeros(2), None, integrator, None)[1]
+    assert solve_to_data(flow, -jnp.ones(2), None, integrator, None)[1]
 
 
 def test_settings_survive_a_change_of_one():
@@ -255,7 +255,7 @@ def test_products_of_a_solve_are_precise():
 
 
 @pytest.mark.parametrize("wide", ["network", "point"])
-def test_a_solve_is_as_wide_as_its_widest_part(wide, x64):
+def test_a_solve_has_the_precision_of_its_widest_part(wide, x64):
     types = dict.fromkeys(("network", "point"), jnp.float32) | {wide: jnp.float64}
     flow = fp.fm_flow(Field(jnp.asarray(0.7, types["network"])), shape=(2,))
     assert fp.solve(flow, POINT.astype(types["point"])).ys.dtype == jnp.float64
@@ -277,7 +277,7 @@ class TenSteps(fp.AbstractODEIntegrator):
         return TenSteps(2 * self.num_steps)
 
 
-def test_an_integrator_of_ones_own():
+def test_an_integrator_of_the_user():
     flow, ours = flow_of(), fp.ODEIntegrator(dfx.Midpoint(), dt0=0.1)
     for t0, t1 in ((0, 1), (1, 0)):
         ends = [fp.solve(flow, POINT, t0=t0, t1=t1, integrator=i).ys for i in (TenSteps(), ours)]
@@ -287,12 +287,12 @@ def test_an_integrator_of_ones_own():
 
 
 def test_large_examples_are_solved_in_smaller_batches():
-    """On a CPU 1,024 at once, or as many as hold 2^24 numbers: 334 images of 784 pixels with 64 products each."""
+    """On a CPU 1,024 at once, or fewer that hold 2^24 numbers: 334 images of 784 pixels with 64 products each."""
     assert [default_batch_size(numbers) for numbers in (1, 2**14, 2**15, 64 * 784, 2**30)] == [1024, 1024, 512, 334, 1]
 
 
 def test_a_mesh_with_explicit_axes():
-    """The default of `jax.make_mesh`, on two devices that a process of its own pretends to have."""
+    """The default of `jax.make_mesh`, in a separate process with two simulated devices."""
     program = """
     import jax, jax.numpy as jnp, numpy as np
     jax.config.update("jax_num_cpu_devices", 2)

@@ -23,7 +23,7 @@ TURN = 2 * np.pi
 
 
 class Doubling(eqx.Module):
-    """A bijection of nobody's library: flowjax's methods alone."""
+    """A bijection without a library, with flowjax's methods only."""
 
     factor: jax.Array
 
@@ -87,7 +87,7 @@ def made(name, num=20, dtype=None):
 
 
 def within(dtype, transform, data):
-    """Some roundings of the largest coordinate: whitening adds up as many of them as it has coordinates."""
+    """Some rounding errors of the largest coordinate: whitening adds one for each coordinate."""
     return 60 * float(jnp.finfo(dtype).eps) * np.abs(np.asarray(data, np.float64)).max(axis=0)
 
 
@@ -123,7 +123,7 @@ class TestEachTransform:
 
     @bijective
     def test_single_precision_agrees_with_double(self, name):
-        """The same parameters and data in both: what is lost is rounding, a few units of the seventh digit."""
+        """With the same parameters and data, they differ by rounding only, a few units of the seventh digit."""
         transform, data = made(name)
         data = np.asarray(data, np.float32)
         single = jax.vmap(transform.forward_and_log_det)(data)
@@ -156,7 +156,7 @@ class TestEachTransform:
         assert not any(jax.tree.leaves(fp.trainable(made(name)[0])))
 
     @every
-    def test_what_draw_gives_leads_back_to_the_data(self, name, key, x64):
+    def test_the_inverse_of_a_draw_is_the_data(self, name, key, x64):
         transform, data = made(name)
         keys = jax.random.split(key, len(data))
         z = jax.vmap(lambda one, key: transform.draw(one, key=key))(jnp.asarray(data), keys)
@@ -175,7 +175,7 @@ class TestEachTransform:
         ["standardise", "standardise images", "whiten", "bounded", "bounded by numbers", "chain", "circular", "pixels"],
     )
     def test_scale_is_about_one(self, name, key):
-        """Of what is fitted or has a scale of its own: a flow expects data of about the scale of its noise."""
+        """For fitted transforms and those with a scale: a flow needs data of about the scale of its noise."""
         transform, data = made(name, num=None)
         keys = jax.random.split(key, len(data))
         z = jax.vmap(lambda one, key: transform.draw(one, key=key))(jnp.asarray(data), keys)
@@ -276,30 +276,30 @@ class TestChain:
         np.testing.assert_allclose(log_weights, -np.log(4) - 2 * np.log(scale) - np.log(2), rtol=1e-12)
 
     def test_parts_draw_independently(self, key):
-        """Two with the same noise would give one coordinate twice."""
+        """With the same noise, two parts would give equal coordinates."""
         columns = [fp.OnColumns((column,), fp.Dequantise()) for column in range(2)]
         z = fp.Chain(*columns).draw(jnp.zeros(2, int), key=key)
         assert z[0] != z[1]
 
-    def test_what_is_known_of_the_shape(self):
+    def test_the_shape_from_all_parts(self):
         assert fp.Chain(fp.Positive(), fp.Bounded(0.0, 1.0)).shape is None
         assert fp.Chain(fp.Positive(), fp.OnColumns([0], fp.Positive())).shape == (None,)
         assert fp.Chain(fp.OnColumns([0], fp.Positive()), fp.Standardise([1.0, 2.0], 3.0)).shape == (2,)
 
 
 class TestBijections:
-    def test_a_transform_is_left_as_it_is(self):
+    def test_a_transform_is_not_changed(self):
         transform = fp.Positive()
         assert as_transform(transform) is transform
 
     def test_orientation(self):
-        """Its `transform` is the way from data to the flow's coordinates."""
+        """The method `transform` is the map from data to the flow's coordinates."""
         bijection = bijections.Affine(jnp.array([10.0]), jnp.array([2.0]))
         assert float(as_transform(bijection).forward([3.0] * np.ones(1))[0]) == 16.0
         assert float(as_transform(bijections.Invert(bijection)).forward(np.array([16.0]))[0]) == 3.0
 
     def test_a_spline_of_many_parameters(self, key, x64):
-        """Nothing of it is trained, though flowjax marks its parameters as such."""
+        """None of its parameters is trained, although flowjax marks them as trainable."""
         spline = bijections.Vmap(
             eqx.filter_vmap(lambda: bijections.RationalQuadraticSpline(knots=5, interval=3.0), axis_size=3)(),
             in_axes=eqx.if_array(0),
@@ -327,7 +327,7 @@ class TestBijections:
         assert float(as_transform(Held(fp.Frozen(jnp.array(2.0)))).forward(1.0)) == 3.0
 
     def test_another_class_of_transforms(self, x64):
-        """As the documentation shows it."""
+        """The example of the documentation."""
 
         class Sinh(fp.AbstractBijectiveTransform):
             shape: tuple | None = eqx.field(static=True, default=None)
@@ -349,7 +349,7 @@ class TestBijections:
 
 @pytest.mark.parametrize("name", ["standardise", "bounded", "circular"])
 def test_parameters_may_be_traced(name):
-    """A bound that is computed inside of a compiled function: what is not known is not checked."""
+    """A bound that is computed inside a compiled function. Its value is not known, and not checked."""
     make = {
         "standardise": lambda p: fp.Standardise(p, 2 * p),
         "bounded": lambda p: fp.Bounded(0 * p, 2 * p),

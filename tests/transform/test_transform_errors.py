@@ -1,4 +1,4 @@
-"""What is wrong with a transform or its data is said in one sentence: which argument, which columns, what to do."""
+"""Errors of transforms and their data are one sentence: the argument, the columns, the remedy."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ CORRELATED = np.cumsum(NORMAL, axis=1)
 
 
 class Wrong(fp.AbstractBijectiveTransform):
-    """It does not keep the shape."""
+    """A transform that does not keep the shape."""
 
     shape = None
 
@@ -90,7 +90,7 @@ ONE_ULP = np.float32(1e3) + np.float32(6.1e-5) * RNG.integers(0, 2, size=(100, 1
         (lambda: fp.Standardise.fit(CONSTANT.reshape(500, 2, 2)), ValueError, r"in entries \(0, 1\), \(1, 1\): "),
         (lambda: fp.Standardise.fit(np.zeros((5, 20), int)), ValueError, "in columns 0, 1, 2, 3, 4, 5 and 14 more"),
         (lambda: fp.Standardise.fit(ONE_ULP), ValueError, "varies only by rounding, in column 0"),
-        (lambda: jax.jit(fp.Standardise.fit)(CORRELATED), TypeError, "`points` is traced: .*outside of `jax.jit`"),
+        (lambda: jax.jit(fp.Standardise.fit)(CORRELATED), TypeError, "`points` is traced: .*outside `jax.jit`"),
         (
             lambda: fp.Standardise.fit(CORRELATED).forward(np.zeros(2)),
             ValueError,
@@ -175,7 +175,7 @@ ONE_ULP = np.float32(1e3) + np.float32(6.1e-5) * RNG.integers(0, 2, size=(100, 1
         (
             lambda: Wrong().check_shape("transform", (3,)),
             ValueError,
-            r"makes shape \(1,\) and a `log_det`",
+            r"returns shape \(1,\) and a `log_det`",
         ),
         (lambda: jax.jit(lambda m: fp.Whiten(m, np.eye(2)))(np.ones(2)), TypeError, "`mean` is traced: "),
         (lambda: fp.OnColumns((5,), fp.Positive()).check_shape("transform", (3,)), ValueError, "`columns` is"),
@@ -192,11 +192,11 @@ ONE_ULP = np.float32(1e3) + np.float32(6.1e-5) * RNG.integers(0, 2, size=(100, 1
         (
             lambda: fp.Dequantise().check_data("z1", np.array([[0.5, 2.0]])),
             ValueError,
-            r"`z1` has values that are no whole numbers .* \(column 0, 1 of 1 rows: 0\): give levels or counts",
+            r"`z1` has values that are not whole numbers .* \(column 0, 1 of 1 rows: 0\): give levels or counts",
         ),
-        (lambda: fp.Dequantise().check_data("z1", np.array([[-1]])), ValueError, "no whole numbers from 0 on"),
-        (lambda: fp.Dequantise().check_data("z1", np.array([[NAN]])), ValueError, "no whole numbers from 0 on"),
-        (lambda: fp.Dequantise().check_data("z1", np.array([[2**25]])), ValueError, "float32 holds no fractions"),
+        (lambda: fp.Dequantise().check_data("z1", np.array([[-1]])), ValueError, "not whole numbers from 0 on"),
+        (lambda: fp.Dequantise().check_data("z1", np.array([[NAN]])), ValueError, "not whole numbers from 0 on"),
+        (lambda: fp.Dequantise().check_data("z1", np.array([[2**25]])), ValueError, "float32 has no fractions"),
         (
             lambda: fp.OnColumns((2, 1), fp.Positive()).check_data("z1", np.array([[-1.0, -1.0, 1.0]])),
             ValueError,

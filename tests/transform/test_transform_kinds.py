@@ -1,4 +1,4 @@
-"""What each kind of transform promises: precision, edges, distributions of draws."""
+"""The properties of each kind of transform: precision, edges, distributions of draws."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ DTYPES = [np.float32, np.float64, jnp.bfloat16]
 
 class TestStandardise:
     def test_a_small_spread_far_from_zero(self):
-        """In float32, where 1000 has its next neighbours 6.1e-5 away: all that is left of the digits is used."""
+        """In float32 the neighbours of 1000 are 6.1e-5 away: all remaining digits are used."""
         points = np.random.default_rng(1).normal(1e3, 1e-4, size=(4000, 2)).astype(np.float32)
         transform = fp.Standardise.fit(points)
         z = np.asarray(jax.jit(lambda points: transform.forward(points))(jnp.asarray(points)), np.float64)
@@ -122,7 +122,7 @@ class TestBounded:
         )
 
     def test_the_nearest_number_to_a_bound_in_half_precision(self):
-        """0.3 is between two of bfloat16's numbers: a sample is not rounded past the bound and then refused."""
+        """0.3 is between two bfloat16 numbers: a sample must not be rounded past the bound."""
         transform = fp.Bounded(0.1, 0.3)
         samples = transform.inverse(jnp.linspace(-4, 4, 1001, dtype=jnp.bfloat16))
         assert np.isfinite(jax.vmap(transform.log_det)(samples)).all()
@@ -178,7 +178,7 @@ class TestCircular:
         np.testing.assert_allclose(np.exp(values).sum() * TURN / 3600, 1.0, atol=2e-4)
 
     def test_draws_of_one_angle(self, key):
-        """Two places within a period of the centre, with the probabilities that the partition gives."""
+        """Two points within a period of the centre, with their probabilities from `cos^2`."""
         transform, theta = fp.Circular(2.0), 0.5
         draws = jax.vmap(lambda key: transform.draw(jnp.array(theta), key=key))(jax.random.split(key, 20_000))
         places = np.asarray(draws) * 2.0 * np.sqrt(1 / 3 - 2 / np.pi**2)
@@ -229,7 +229,7 @@ class TestCircular:
 
 class TestDequantise:
     def test_probabilities_add_up_to_one(self, key, x64):
-        """Under a normal density around 7: those of the levels are its integrals over them."""
+        """With a normal density around 7, the probability of each level is the integral over its interval."""
         transform = fp.Dequantise(400)
         q = lambda z: jax.scipy.stats.norm.logpdf(z, 7.0, 2.5)  # noqa: E731
         levels, keys = jnp.arange(30), jax.random.split(key, 30)
@@ -267,7 +267,7 @@ class TestDequantise:
         assert ((counts - 2500) ** 2 / 2500).sum() < chi2.ppf(0.999, 15)
 
     @pytest.mark.parametrize("value", [-1.0, 1.5])
-    def test_what_is_no_level_has_no_probability(self, value, key):
+    def test_other_values_have_no_probability(self, value, key):
         assert (fp.Dequantise(2).preimages(jnp.array([value, 3.0]), key=key)[1] == -np.inf).all()
         assert fp.Dequantise().log_det(jnp.array([value, 3.0])) == -np.inf
 
