@@ -269,9 +269,9 @@ class TestStateful:
 
     def test_is_refused_where_the_state_would_be_lost(self):
         flow = stateful()
-        with pytest.raises(ValueError, match="`flow` has a network with a state, which PairedFlow does not train"):
+        with pytest.raises(ValueError, match="`flow` has a network with a state, which PairedFlow cannot train"):
             fp.PairedFlow(flow)
-        with pytest.raises(ValueError, match="`flow` has a network with a state, which ConditionDropout does not"):
+        with pytest.raises(ValueError, match="`flow` has a network with a state, which ConditionDropout cannot train"):
             fp.ConditionDropout(flow, jnp.zeros(2))
 
 

@@ -333,7 +333,7 @@ class TestConstruction:
         [
             ({"transform": Standardise(0.0, 2.0)}, "`flow` has the transform Standardise"),
             ({"encoder": jnp.sin}, "`flow` has an encoder of its own"),
-            ({"network": Stateful()}, "`flow` has a network with a state, which a classifier does not train"),
+            ({"network": Stateful()}, "`flow` has a network with a state, which a classifier cannot train"),
         ],
     )
     def test_a_flow_of_data_is_refused(self, change, message):

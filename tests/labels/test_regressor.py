@@ -125,7 +125,7 @@ class TestShapes:
 
     def test_a_network_with_a_state_is_refused(self):
         stateful = fp.fm_flow(Stateful(), shape=(1,))
-        with pytest.raises(ValueError, match="`flow` has a network with a state, which a regressor does not train"):
+        with pytest.raises(ValueError, match="`flow` has a network with a state, which a regressor cannot train"):
             fp.Regressor(flow=stateful)
 
 
