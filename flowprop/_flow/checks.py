@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from .._types import check_key, check_positive
+
 
 def refuse_if(value: Array, wrong: Array, message: str) -> Array:
     """`value`, or an error: at once if the condition is known, otherwise at run time."""
@@ -65,3 +67,14 @@ def check_condition(x: PyTree, batch: int) -> None:
                 f"`x` has a leaf of shape {jnp.shape(leaf)} where the batch has {batch} examples: "
                 "every leaf of a batch's condition carries the batch axis first"
             )
+
+
+def check_draws(name: str, count: int, x: PyTree, key: Any, batch_size: int | None) -> None:
+    """Check a request for `count` draws: their number, conditions, key and the size of a batch.
+
+    **Raises:** `TypeError` for no typed key; `ValueError` for a number that is not positive, or a condition without the
+    batch axis.
+    """
+    check_key("key", key)
+    check_positive(**{name: count}, batch_size=batch_size)
+    check_condition(x, count)

@@ -6,11 +6,12 @@ from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 from .._batch import compiled, example_keys, in_batches
 from .._divergence import AbstractDivergence, ExactDivergence
-from .._flow.flow import Flow, check_condition
+from .._flow.checks import check_draws
+from .._flow.flow import Flow
 from .._rows import is_finite, nan_unless, settled, zeros_unless
 from .._solve import AbstractIntegrator, AbstractODEIntegrator, final_state, forward_mode_explained, succeeded
 from .._solve.sample import sample
-from .._types import Point, PRNGKey, Scalar, check_key, check_positive, checked
+from .._types import Point, PRNGKey, Scalar, checked
 from .augmented_ode import AugmentedVelocity
 from .log_prob import likelihood_integrator, log_prob, numbers_per_example
 
@@ -69,9 +70,7 @@ def sample_and_log_prob(
     ```
     """
     divergence = ExactDivergence() if divergence is None else divergence
-    check_key("key", key)
-    check_positive(num_samples=num_samples, batch_size=batch_size)
-    check_condition(x, num_samples)
+    check_draws("num_samples", num_samples, x, key, batch_size)
     ode = likelihood_integrator(integrator)
     if flow.transform.is_bijective:
         with forward_mode_explained():

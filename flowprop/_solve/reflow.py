@@ -6,9 +6,10 @@ import jax
 from jaxtyping import Array, Bool, Float, PyTree
 
 from .._batch import compiled, example_keys, in_batches
-from .._flow.flow import Flow, check_condition
+from .._flow.checks import check_draws
+from .._flow.flow import Flow
 from .._rows import settled
-from .._types import Point, PRNGKey, check_key, check_positive, checked
+from .._types import Point, PRNGKey, checked
 from .integrator import AbstractIntegrator, AbstractODEIntegrator
 from .ode import ODEIntegrator
 from .solve import solve_to_data
@@ -61,10 +62,7 @@ def reflow_pairs(
     ```
     """
     integrator = ODEIntegrator() if integrator is None else integrator
-    check_key("key", key)
-    check_positive(num_pairs=num_pairs)
-    check_condition(x, num_pairs)
-    check_positive(batch_size=batch_size)
+    check_draws("num_pairs", num_pairs, x, key, batch_size)
     z0, z1, failed = _reflow_pairs(flow, num_pairs, x, key, integrator, batch_size)
     return z0, settled(z1, failed, throw=True)
 

@@ -6,9 +6,10 @@ import jax
 from jaxtyping import Array, Bool, PyTree, Shaped
 
 from .._batch import compiled, example_keys, in_batches
-from .._flow.flow import Flow, check_condition
+from .._flow.checks import check_draws
+from .._flow.flow import Flow
 from .._rows import is_finite, nan_unless, settled, zeros_unless
-from .._types import Point, PRNGKey, check_key, check_positive, checked
+from .._types import Point, PRNGKey, checked
 from .integrator import AbstractIntegrator, forward_mode_explained
 from .ode import ODEIntegrator
 from .solve import solve_to_data
@@ -65,10 +66,7 @@ def sample(
     ```
     """
     integrator = ODEIntegrator() if integrator is None else integrator
-    check_key("key", key)
-    check_positive(num_samples=num_samples)
-    check_condition(x, num_samples)
-    check_positive(batch_size=batch_size)
+    check_draws("num_samples", num_samples, x, key, batch_size)
     with forward_mode_explained():
         values, failed = _sample(flow, num_samples, x, key, integrator, batch_size)
     return settled(values, failed, throw=throw)
