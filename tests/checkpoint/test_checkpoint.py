@@ -163,7 +163,7 @@ def difference(saved, like, path):
     """The lines of the error after the first."""
     fp.save(path, saved)
     with pytest.raises(
-        ValueError, match=r"^`like` is not the model in .*model.*: make `like` as the saved model was"
+        ValueError, match=r"^`like` is not the model in .*model.*: make `like` with the same code"
     ) as error:
         fp.load(path, like)
     return [line.strip() for line in str(error.value).splitlines()[1:]]

@@ -256,7 +256,7 @@ class TestEveryKind:
             if same_kind(made(name), made(other)):
                 assert identical(fp.load(path, made(other)), made(name))
                 continue
-            with pytest.raises(ValueError, match=r"^`like` is not the model in .*: make `like` as") as error:
+            with pytest.raises(ValueError, match=r"^`like` is not the model in .*: make `like` with") as error:
                 fp.load(path, made(other))
             _, first, *_ = str(error.value).splitlines()
             assert re.match(r"  (`[.\[].*`|the model itself) is .* in (`like`|the file)", first)
