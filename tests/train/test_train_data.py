@@ -169,7 +169,7 @@ REFUSED = {
     "columns": (np.zeros(20, [("a", float), ("b", int)]), r"`data\[0\]` has the type .*: give its columns as an array"),
     "a masked array": ((X, MASKED), r"`data\[1\]` is a masked array: fill it, `.filled\(value\)`"),
     "a masked array alone": (MASKED, r"`data\[0\]` is a masked array"),
-    "NaN": (np.where(C[:, None] == 17, np.nan, X), r"`data\[0\]` has NaN in row 17: leave such rows out, or fill"),
+    "NaN": (np.where(C[:, None] == 17, np.nan, X), r"`data\[0\]` has NaN in row 17: remove such rows, or fill"),
     "NaN in several rows": (np.where(C[:, None] > 15, np.nan, X), r"`data\[0\]` has NaN in row 16 \(and 3 more\)"),
     "infinity": ((X, np.where(C == 3, -np.inf, 0.0)), r"`data\[1\]` has infinity in row 3:"),
     "NaN in a dict": ((X, {"a": np.where(C == 0, np.nan, 0.0)}), r"`data\[1\]\['a'\]` has NaN in row 0:"),

@@ -232,10 +232,10 @@ REFUSED = {
     "a metric's name": (
         Given(lambda w, x: (w, {"step": w})),
         {},
-        r"`model.loss` returns \['step'\], which the history",
+        r"`model.loss` returns \['step'\], names that the history",
     ),
-    "another model": (Given(lambda w, x: (w, {}, w)), {}, "of another structure than the model's"),
-    "an array for a number": (Replaces(ONE, 0.0), {}, "at `.mean` where the model has 0.0: make that a JAX array"),
+    "another model": (Given(lambda w, x: (w, {}, w)), {}, "with another structure than the model"),
+    "an array for a number": (Replaces(ONE, 0.0), {}, "at `.mean` where the model has 0.0: make it a JAX array"),
     "a state of another shape": (
         Replaces(ONE, fp.Frozen(jnp.zeros((1, 3)))),
         {},
@@ -254,16 +254,16 @@ REFUSED = {
         r"`evaluate` returns a float64 array of shape \(3,\) for 'a': return a number",
     ),
     "an evaluation with a string": (Given(lambda w, x: w), {"evaluate": lambda m: {"a": "b"}}, "'b' for 'a': return a"),
-    "an evaluation with other names": (Given(lambda w, x: w), {"evaluate": lambda m: {1: 2}}, "names are strings"),
+    "an evaluation with other names": (Given(lambda w, x: w), {"evaluate": lambda m: {1: 2}}, "use strings as names"),
     "an evaluation named loss": (
         Given(lambda w, x: w),
         {"evaluate": lambda m: {"loss": 1.0}},
-        r"`evaluate` returns \['loss'\], which the history has already",
+        r"`evaluate` returns \['loss'\], names that the history already has",
     ),
     "an evaluation named as a metric": (
         Given(lambda w, x: (w, {"a": w})),
         {"evaluate": lambda m: {"a": 1.0}},
-        r"`evaluate` returns \['a'\], which the history has already",
+        r"`evaluate` returns \['a'\], names that the history already has",
     ),
     "an augmentation that returns floats": (
         Given(lambda w, x: w),
