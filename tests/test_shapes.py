@@ -253,7 +253,7 @@ TABLE = {
     "NoPropDT, one network": (lambda: fp.NoPropDT(Zero(), embedding=fp.one_hot_embedding(2)), "networks"),
     "NoPropDT, no network": (lambda: noprop([]), "networks"),
     "NoPropDT, numbers": (lambda: noprop([1, 2]), "networks"),
-    "NoPropDT, other networks": (lambda: noprop([jnp.sin, jnp.cos]), "networks"),
+    "NoPropDT, other networks": (lambda: noprop([jnp.sin, jnp.cos]), "networks[1]"),
     "NoPropDT, embedding": (lambda: noprop(embedding=jnp.eye(2)), "embedding"),
     "NoPropDT, encoder": (lambda: noprop(encoder=3), "encoder"),
     "NoPropDT, encoders": (lambda: noprop(encoder=[jnp.sin]), "encoder"),
