@@ -30,7 +30,6 @@ def test_it_composes_the_parts():
     by_hand = fp.fm_flow(
         network(),
         shape=2,
-        time_sampling=fp.PowerTimeSampling(2.0),
         coupling=fp.OTCoupling(),
         transform=fp.Standardise.fit(data),
     )
@@ -45,6 +44,7 @@ def test_with_a_condition_noise_stays_independent_of_it():
     x = data * np.array([1e-3, 1e3], np.float32) + 5
     flow, _ = fp.fit_density(network(2), data, x, steps=2, batch_size=32, key=KEY_FIT, progress=False)
     assert flow.coupling.is_independent
+    assert flow.time_sampling == fp.PowerTimeSampling(4.0)
     encoded = np.asarray(jax.vmap(flow.encode)(x))
     np.testing.assert_allclose(encoded.mean(axis=0), np.zeros(2), atol=1e-3)
     np.testing.assert_allclose(encoded.std(axis=0), np.ones(2), rtol=1e-3)
