@@ -1,4 +1,10 @@
-"""Flows, generative and discriminative, on JAX, Equinox and Diffrax."""
+"""Flows, generative and discriminative, on JAX, Equinox and Diffrax.
+
+Where to look: `_path` paths, noise schedules, predictions, sources; `_loss` times, weights, couplings (optimal
+transport); `_transform` the data's units; `_flow` the flow itself; `_divergence` traces; `_solve` integrators and
+samples; `_likelihood` everything that computes log p; `_labels` classifiers and NoProp; `_train` `fit`; `_checkpoint`
+files; `nn`, `data`, `metrics`, `plot` and `conformance` what stands around the core.
+"""
 
 from importlib import import_module
 from importlib.metadata import version

@@ -1,4 +1,4 @@
-"""The training loss of a batch of labels: a check that its parts fit together, and its terms."""
+"""A batch of labels to the terms of its objective, and a check that the parts of a classifier fit together."""
 
 import jax
 import jax.numpy as jnp

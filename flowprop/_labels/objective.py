@@ -1,4 +1,4 @@
-"""Training losses of classifiers: what is minimised for one example at one time."""
+"""The training losses of NoProp (CT's and DT's evidence lower bound, FM's, cross-entropy), of one example."""
 
 import abc
 from typing import ClassVar, NamedTuple

@@ -1,4 +1,4 @@
-"""The pairing of noise with data in a training batch."""
+"""The pairing of noise with data in a training batch: independent, or by minibatch optimal transport."""
 
 import abc
 from typing import ClassVar

@@ -1,1 +1,1 @@
-"""Paths: the point of a path at a time, and what a network's output means there."""
+"""Paths and noise schedules: the point of a path at a time, and what a network's output means there."""
