@@ -7,7 +7,7 @@ Two references are printed next to the result:
 - the accuracy after one evaluation of the network at t = 0, where the label is pure noise;
 - the accuracy of the same network, trained by back-propagation as an ordinary classifier for as many epochs.
 
-    python examples/mnist.py                           # digits of 8 x 8 pixels, no download: about one minute
+    python examples/mnist.py                           # digits of 8 x 8 pixels, no download: half a minute
     python examples/mnist.py --protocol ct
     python examples/mnist.py --dataset mnist           # downloads MNIST, unless FLOWPROP_DATA names its folder
     python examples/mnist.py --dataset mnist --long    # the numbers on the results page: fifteen minutes
@@ -36,7 +36,7 @@ import flowprop as fp
 class Config:
     """Classify handwritten digits by a flow of labels.
 
-    The default run takes about one minute on two cores and downloads nothing.
+    The default run takes about half a minute on two cores and downloads nothing.
     """
 
     protocol: Literal["fm", "ct"] = "fm"
@@ -65,8 +65,8 @@ class Config:
 
 #: Epochs, and how long the run takes on two cores.
 PRESETS = {
-    ("digits", False): (40, "about one minute"),
-    ("digits", True): (80, "about two minutes"),
+    ("digits", False): (40, "about half a minute"),
+    ("digits", True): (80, "about one minute"),
     ("mnist", False): (2, "about five minutes"),
     ("mnist", True): (8, "about fifteen minutes"),
 }

@@ -8,7 +8,7 @@ the same network also learns images without a class. The images are then drawn w
 - how far the drawn digits are from real ones, in the features of the classifier. A larger guidance scale gives clearer
   digits with less variety.
 
-    python examples/mnist_generate.py                           # digits of 8 x 8 pixels, no download: two minutes
+    python examples/mnist_generate.py                           # digits of 8 x 8 pixels, no download: half a minute
     python examples/mnist_generate.py --long
     python examples/mnist_generate.py --dataset mnist           # downloads MNIST, unless FLOWPROP_DATA names its folder
     python examples/mnist_generate.py --dataset mnist --long    # half an hour
@@ -38,8 +38,8 @@ import flowprop as fp
 class Config:
     """Train a flow of images given their class, and judge the images that it draws.
 
-    The default run takes about two minutes on two cores and downloads nothing. Options that show None take their value
-    from the chosen run; see PRESETS in the file.
+    The default run takes about half a minute on two cores and downloads nothing. Options that show None take their
+    value from the chosen run; see PRESETS in the file.
     """
 
     dataset: Literal["digits", "mnist"] = "digits"
@@ -90,7 +90,7 @@ PRESETS: dict[tuple[str, bool], dict[str, int]] = {
 DURATIONS = {
     ("mnist", False): "about eight minutes",
     ("mnist", True): "about half an hour",
-    ("digits", False): "about two minutes",
+    ("digits", False): "about half a minute",
     ("digits", True): "about ten minutes",
 }
 NO_CLASS = np.zeros(10, np.float32)

@@ -7,7 +7,7 @@ are images.
 
 The example saves every run in its own file as soon as the run ends. If you stop it, the same command continues.
 
-    python examples/noprop_table.py                           # digits of 8 x 8 pixels, no download: three minutes
+    python examples/noprop_table.py                           # digits of 8 x 8 pixels, no download: one minute
     python examples/noprop_table.py --dataset mnist --long    # the table on the results page: hours on a CPU
     python examples/noprop_table.py --methods fm --augment --epochs 100
     python examples/noprop_table.py --no-share-encoder        # ten encoders, as in the paper
@@ -56,7 +56,7 @@ EmbeddingName = Literal["one-hot", "dim-20", "prototype"]
 class Config:
     """Measure NoProp's table on a data set.
 
-    The default run takes about three minutes on two cores and downloads nothing: one column, with one seed. Options
+    The default run takes about one minute on two cores and downloads nothing: one column, with one seed. Options
     that show None take their value from the chosen run.
     """
 
@@ -136,7 +136,7 @@ def preset(config: Config) -> dict:
 
 #: How long the run takes on two cores.
 DURATIONS = {
-    ("digits", False): "about three minutes",
+    ("digits", False): "about one minute",
     ("digits", True): "about half an hour",
     ("mnist", False): "about half an hour",
     ("mnist", True): "several hours",

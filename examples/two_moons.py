@@ -10,7 +10,7 @@ For each protocol this example trains three flows:
 It saves figures and `results.json`. It downloads nothing.
 
     python examples/two_moons.py                       # about one minute on two cores
-    python examples/two_moons.py --long                # about five minutes: the numbers on the results page
+    python examples/two_moons.py --long                # about two minutes: the numbers on the results page
     python examples/two_moons.py --protocols df        # noise prediction
     python examples/two_moons.py --schedule cosine     # another noise schedule for CT and DF
 
@@ -43,7 +43,7 @@ class Config:
     protocols: tuple[Literal["fm", "ct", "df"], ...] = ("fm", "ct")
     """fm: flow matching. ct: variance-preserving diffusion, preconditioned target prediction. df: noise prediction."""
     long: bool = False
-    """Run about five minutes instead of one, for the numbers on the results page."""
+    """Run about two minutes instead of one, for the numbers on the results page."""
     schedule: Literal["sigmoid", "linear", "cosine", "learnable"] = "sigmoid"
     """The noise schedule of ct and df."""
     noise: float = 0.1
@@ -193,7 +193,7 @@ def main() -> None:
     preset = PRESETS[config.long]
     config = replace(config, **{name: value for name, value in preset.items() if getattr(config, name) is None})
     if config.long:
-        print("This run takes about five minutes on two cores.", flush=True)
+        print("This run takes about two minutes on two cores.", flush=True)
     else:
         print(
             "This run takes about one minute on two cores; use --long for the numbers on the results page.", flush=True
