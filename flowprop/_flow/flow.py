@@ -106,7 +106,7 @@ class Flow(eqx.Module):
         if any(size < 1 for size in shape):
             raise ValueError(f"`shape` is {shape}: give the positive sizes of one example, without the batch axis")
         source = GaussianSource() if source is None else source
-        if not isinstance(source, GaussianSource) and not path.starts_at_source:
+        if not source.is_gaussian and not path.starts_at_source:
             raise ValueError(
                 f"`source` is {type(source).__name__} and `path` a {type(path).__name__}, which does not begin with "
                 "`z_0` alone: give `fp.CondOTPath()`"
