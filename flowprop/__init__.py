@@ -151,7 +151,11 @@ from ._solve.sample import sample as sample
 from ._train.condition_dropout import ConditionDropout as ConditionDropout
 from ._train.fit import fit as fit
 from ._train.fit_density import fit_density as fit_density
+from ._train.history import FitState as FitState, History as History, Report as Report
 from ._train.paired_flow import PairedFlow as PairedFlow
+from ._train.run import NonFiniteLossError as NonFiniteLossError
+from ._train.step import TrainState as TrainState
+from ._train.trainer import Trainer as Trainer
 from ._transform import (
     AbstractBijectiveTransform as AbstractBijectiveTransform,
     AbstractTransform as AbstractTransform,
