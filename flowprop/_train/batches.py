@@ -1,6 +1,7 @@
 """Batches from the host: rows of memory-mapped files, and iterators of batches."""
 
 import contextlib
+import copy
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +24,12 @@ class Position(NamedTuple):
 
     iterator: Any
     rows: int
+
+
+def advanced(position: Position | None, rows: int) -> Position:
+    """The position some rows later; `None` is the beginning."""
+    iterator, read = position or Position(None, 0)
+    return Position(iterator, read + rows)
 
 
 class Chunk(NamedTuple):
@@ -75,19 +82,22 @@ class Stream:
 
     - `batches`: an iterable; each item is an array or a tuple with one entry for each argument of the loss.
     - `batch_size`: the number of rows in a batch.
-    - `position`: where to begin, as `read` of an earlier stream returned it. By default at the beginning.
     """
 
-    def __init__(self, batches: Iterable[Any], batch_size: int, position: Position | None = None) -> None:
+    def __init__(self, batches: Iterable[Any], batch_size: int) -> None:
         self._batches, self._batch_size = batches, batch_size
         self._iterator: Any = iter(batches)
         self._left: tuple[PyTree, ...] | None = None
         self._structure: Any = None
-        iterator, skipped = position or Position(None, 0)
-        if iterator is not None:
-            self._iterator.set_state(iterator)  # type: ignore[attr-defined]
         # The state before the first row that is not read yet, and the number of its rows that are.
-        self._mark = Position(iterator, 0)
+        self._mark = Position(None, 0)
+
+    def seek(self, position: Position) -> None:
+        """Go on from a position that `read` of an earlier stream returned. This stream is at its beginning."""
+        iterator, skipped = position
+        if iterator is not None:
+            self._iterator.set_state(iterator)
+            self._left, self._mark = None, Position(iterator, 0)
         while skipped:
             skipped -= _size(self._take(skipped))
 
@@ -127,7 +137,8 @@ class Stream:
 
     def _next(self) -> tuple[PyTree, ...]:
         if callable(getattr(self._iterator, "get_state", None)):
-            self._mark = Position(self._iterator.get_state(), 0)
+            # A copy, since an iterator may change its own state in place.
+            self._mark = Position(copy.deepcopy(self._iterator.get_state()), 0)
         try:
             item = next(self._iterator)
         except StopIteration:

@@ -28,6 +28,9 @@ from .step import TrainState
 #: The version of the layout of the folder. Another layout cannot be continued.
 FORMAT = 1
 
+#: The name under which JSON holds the state of an iterator that is bytes, as that of a grain `DataLoader` is.
+_BYTES = "bytes in hexadecimal digits"
+
 
 class Folder:
     """A folder that a training is saved in, and continued from.
@@ -68,7 +71,8 @@ class Folder:
     def _compare(self, config: dict[str, Any]) -> None:
         file = self.path / "config.json"
         if not file.exists():
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            # A kill may have left the file that was to become `config.json`.
+            if self.path.exists() and (not self.path.is_dir() or {p.name for p in self.path.iterdir()} - {_part(file)}):
                 raise ValueError(f"`checkpoint` is {str(self.path)!r}, which holds other files: give a new folder")
             return
         try:
@@ -92,8 +96,11 @@ class Folder:
 
         - `first`: the state before the first step: its arrays have the shapes and places of those in the checkpoint.
         """
-        step = self._manager.latest_step() if (self.path / "config.json").exists() else None
+        if not (self.path / "config.json").exists():
+            return None
+        step = self._manager.latest_step()
         if step is None:
+            self._cut(-1)
             return None
         ocp = self._ocp
         record = self._manager.restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore())).record
@@ -108,6 +115,8 @@ class Folder:
         self._cut(step)
         self._saved = step
         position = None if record["position"] is None else Position(*record["position"])
+        if position is not None and isinstance(position.iterator, dict) and position.iterator.keys() == {_BYTES}:
+            position = position._replace(iterator=bytes.fromhex(position.iterator[_BYTES]))
         return FitState(training, best, steps, evaluations), position
 
     def save(self, state: FitState, position: Position | None) -> None:
@@ -116,6 +125,8 @@ class Folder:
         if self._saved is not None and step <= self._saved:
             return
         ocp = self._ocp
+        if position is not None and isinstance(position.iterator, bytes):
+            position = position._replace(iterator={_BYTES: position.iterator.hex()})
         record = {
             "steps": {name: str(values.dtype) for name, values in state.steps.items()},
             "evaluations": {name: (str(v.dtype), v.tolist()) for name, v in state.evaluations.items()},
@@ -167,7 +178,7 @@ def configuration(model: Any, *, optimiser: Any, state: TrainState, data: PyTree
     )
     return {
         "model": f"{type(model).__name__} {_hash(json.dumps(describe(model)))} {digest(arrays)}",
-        "optimiser": _hash(_ADDRESS.sub("", str(program))),
+        "optimiser": _hash(without_addresses(str(program)) + digest((program.consts, state.optimiser))),
         "key": digest(state.key),
         "data": digest(data),
     }
@@ -178,8 +189,9 @@ def _no_loss(parameters: PyTree) -> Array:
     return sum((jnp.sum(leaf) for leaf in jax.tree.leaves(parameters)), jnp.zeros(()))
 
 
-#: Addresses in the text of a program: they differ from run to run.
-_ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
+def without_addresses(text: str) -> str:
+    """The text of a program or an object without its addresses, which differ from run to run."""
+    return re.sub(r"0x[0-9a-fA-F]+", "", text)
 
 
 def _hash(text: str) -> str:
@@ -190,7 +202,8 @@ def digest(tree: PyTree, rows: int = 1024) -> str:
     """A short text that depends on the shapes and types of some arrays, and on at most `rows` rows of each."""
     found = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = jax.random.key_data(leaf) if is_key(leaf) else leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
+        array = jax.random.key_data(leaf) if is_key(leaf) else leaf
+        array = array if isinstance(array, jax.Array | np.ndarray) else np.asarray(array)
         found.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype} ".encode())
         if array.ndim and array.shape[0] > rows:
             array = array[np.linspace(0, array.shape[0] - 1, rows).astype(int)]
@@ -221,15 +234,19 @@ def _unnamed(named: Mapping[str, Any], like: PyTree) -> PyTree:
 
 def _write(path: Path, text: str) -> None:
     """Write a file as a whole or not at all."""
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(_part(path))
     part.write_text(text)
     os.replace(part, path)
+
+
+def _part(path: Path) -> str:
+    return path.name + ".part"
 
 
 def _step_of(line: str) -> float:
     """The step of a line; infinity for a line that a kill has cut off."""
     try:
-        return json.loads(line)["step"]
+        return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
 

@@ -104,7 +104,9 @@ def _streamed(
     found = _validation(model, validation, batch_size=batch_size, layout=layout, key=key)
 
     def reader(key: PRNGKey, position: Position | None) -> Stream:
-        return first if position is None else Stream(data, batch_size, position)
+        if position is not None:
+            first.seek(position)
+        return first
 
     return Examples(None, reader, None, _example(entries, None), found, layout, validation)
 

@@ -12,11 +12,12 @@ from jaxtyping import PyTree
 from .._checked import described
 from .._types import PRNGKey, Real, check_key, check_positive, checked, is_traced
 from .batches import is_stream
-from .checkpoints import Folder, configuration
+from .checkpoints import Folder, configuration, without_addresses
 from .examples import gather_examples
 from .history import FitState, History
 from .loop import Loop
 from .run import Callback, Run, Settings
+from .step import TrainState
 from .trainer import Trainer
 from .validation import ValidationLoss
 
@@ -234,6 +235,8 @@ def fit(
     assert steps is not None
     if monitor is None and examples.validation is not None:
         monitor = "validation_loss"
+    if monitor is not None and examples.validation is None and evaluate is None:
+        raise ValueError(f"`monitor` is {monitor!r}, and nothing is evaluated: give `evaluate`, or `validation`")
     if patience is not None and monitor is None:
         raise ValueError("`patience` needs a number to watch: give `validation`, or `monitor` with `evaluate`")
     settings = Settings(
@@ -258,16 +261,37 @@ def fit(
     )
     training = loop.init(key=key)
     first = FitState(training, None if monitor is None else trainer.arrays(training), {}, {})
+    if state is not None:
+        _check_state(state.training, training)
     if checkpoint is None:
         return Run(settings, trainer, loop, examples, None, state or first, None)()
     config = configuration(model, optimiser=trainer.rule.optimiser, state=training, data=examples.parts)
-    options = {"batch_size": batch_size, "ema": ema, "monitor": monitor, "mode": mode, "augment": repr(augment)}
+    options = {
+        "batch_size": batch_size,
+        "ema": None if ema is None else float(ema),
+        "monitor": monitor,
+        "mode": mode,
+        "augment": without_addresses(repr(augment)),
+    }
     folder = Folder(checkpoint, {"version": version("flowprop"), **config, **options})
     try:
         restored, position = folder.restore(first) or (first, None)
         return Run(settings, trainer, loop, examples, folder, restored, position)()
     finally:
         folder.close()
+
+
+def _check_state(state: TrainState, first: TrainState) -> None:
+    """Raise a `ValueError` unless a state has the structure, shapes and types of the first one."""
+    for name, given, needed in zip(TrainState._fields, state, first, strict=True):
+        if jax.tree.structure(given) != jax.tree.structure(needed) or any(
+            (a.shape, a.dtype) != (b.shape, b.dtype)
+            for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(needed), strict=True)
+        ):
+            raise ValueError(
+                f"`state` belongs to another training, with another `{name}`: give the model, the optimiser and the "
+                "`ema` with which it was made"
+            )
 
 
 def _evaluate_every(steps: int, batch_size: int, validation: ValidationLoss | None) -> int | None:

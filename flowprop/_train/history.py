@@ -113,7 +113,7 @@ class Records:
         self._steps = {name: [np.asarray(values)] for name, values in steps.items()}
         self._evaluations = {name: list(np.asarray(values)) for name, values in evaluations.items()}
         self._monitor, self._sign = monitor, -1 if largest else 1
-        self._told = self.num_steps
+        self._told = min(self.num_steps, self.last_evaluation or self.num_steps)
 
     @property
     def num_steps(self) -> int:

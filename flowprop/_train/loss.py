@@ -57,9 +57,7 @@ def check_loss(model: Any, entries: tuple[PyTree, ...] | None = None, weights: A
         ) from None
 
 
-def evaluate_loss(
-    model: PyTree, batch: tuple, weights: Any, *, key: PRNGKey
-) -> tuple[Array, dict[str, Array], PyTree]:
+def evaluate_loss(model: PyTree, batch: tuple, weights: Any, *, key: PRNGKey) -> tuple[Array, dict[str, Array], PyTree]:
     """A model's loss, its metrics, and its new arrays that are not trained (`None` if the loss returns no model)."""
     # These are read before the call: an `equinox.nn.State` cannot be read after it has been updated.
     before = jax.tree_util.tree_leaves_with_path(model), jax.tree.leaves(trainable(model)), jax.tree.structure(model)

@@ -12,7 +12,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from .._checked import described
-from .batches import Position, prefetched
+from .batches import Position, advanced, prefetched
 from .checkpoints import Folder
 from .examples import Examples
 from .history import FitState, History, Records, Report
@@ -108,6 +108,8 @@ class Run:
         self._records = Records(state.steps, state.evaluations, settings.monitor, settings.largest)
         self._done = self._records.num_steps
         self._saved_at = time.monotonic()
+        # Calls that the device has, each with the carry and the position before it.
+        self._under_way: list[tuple[Carry, Position | None, Call, Reports]] = []
         self._order = None
         if examples.source is not None:
             size = examples.num_examples, settings.batch_size
@@ -137,18 +139,18 @@ class Run:
         """Take the steps. Returns what ended the training."""
         if (ended := self._at_boundary()) is not None:
             return ended
-        under_way: list[tuple[Carry, Call, Reports]] = []
         for call in self._calls():
             if call.steps == 0:
                 return "data"
             before = Carry(self._training, self._order)
             (self._training, self._order), reports = self._loop(before, call.source, call.steps)
+            self._under_way.append((before, self._position, call, reports))
             self._position = call.position
-            under_way.append((before, call, reports))
             saves = self._is_time_to_save(call.first + call.steps)
             # While this waits for one call, the device already has the next one, but never more than that.
-            while len(under_way) > (not (call.waits or saves or interrupt.name)):
-                self._wait_for(*under_way.pop(0), bar)
+            while len(self._under_way) > (not (call.waits or saves or interrupt.name)):
+                self._wait_for(*self._under_way[0], bar)
+                self._under_way.pop(0)
             if interrupt.name:
                 return "interrupted"
             if call.waits and (ended := self._at_boundary()) is not None:
@@ -197,7 +199,7 @@ class Run:
             done += count
             yield done - count, count, done == stop
 
-    def _wait_for(self, before: Carry, call: Call, reports: Reports, bar: tqdm) -> None:
+    def _wait_for(self, before: Carry, position: Position | None, call: Call, reports: Reports, bar: tqdm) -> None:
         """Record what a call reports."""
         sound = np.asarray(reports.sound)[: call.steps]
         values = {name: np.asarray(value)[: call.steps] for name, value in reports.values.items()}
@@ -205,6 +207,7 @@ class Run:
         if not (sound.all() and reports.finite):
             # A gradient that is not finite shows in the parameters, and in the loss of the next step.
             count = call.steps - 1 if sound.all() else int(np.argmin(sound))
+            self._under_way.clear()
             self._training, self._order = before
             while count:
                 after, found = self._loop(before, call.source, count)
@@ -212,6 +215,8 @@ class Run:
                     self._training, self._order = after
                     break
                 count -= 1
+            if call.position is not None:
+                self._position = advanced(position, count * self._settings.batch_size)
         self._records.add_steps({name: value[:count] for name, value in values.items()})
         self._done += count
         bar.set_postfix(loss=f"{values['loss'][max(count - 1, 0)]:.4g}", refresh=False)
@@ -268,13 +273,14 @@ class Run:
 
     def _rescue(self, error: BaseException) -> None:
         """Save the work so far, and attach it to an error that ends the training."""
+        if self._under_way:
+            # Calls whose results were not waited for.
+            (self._training, self._order), self._position, *_ = self._under_way[0]
         if self._done == 0:
             return
-        # Calls that were under way have trained beyond what is recorded.
-        if int(self._training.step) == self._done:
-            self._save()
-            if self._folder is not None:
-                error.add_note(f"`fit` saved the training after step {self._done} in {str(self._folder.path)!r}")
+        self._save()
+        if self._folder is not None:
+            error.add_note(f"`fit` saved the training after step {self._done} in {str(self._folder.path)!r}")
         error.model, error.history = self._model(), self._history("error")  # type: ignore[attr-defined]
 
     def _not_finite(self, values: dict[str, Any], call: Call) -> NonFiniteLossError:
