@@ -103,7 +103,10 @@ class Stream:
 
     def peek(self) -> tuple[PyTree, ...]:
         """Some of the next rows, which stay in the stream."""
-        batch = self._take(self._batch_size)
+        try:
+            batch = self._take(self._batch_size)
+        except EndOfDataError:
+            raise ValueError("`data` is an iterator without batches: give at least one batch") from None
         self._left = batch if self._left is None else _joined([batch, self._left])
         self._mark = self._mark._replace(rows=self._mark.rows - _size(batch))
         return batch

@@ -64,7 +64,9 @@ class Folder:
             self.path.mkdir(parents=True, exist_ok=True)
             if jax.process_index() == 0:
                 _write(self.path / "config.json", json.dumps(self._config, indent=2) + "\n")
-            options = self._ocp.CheckpointManagerOptions(max_to_keep=self._keep, enable_async_checkpointing=True)
+            options = self._ocp.CheckpointManagerOptions(
+                max_to_keep=self._keep, cleanup_tmp_directories=True, enable_async_checkpointing=True
+            )
             self._opened = self._ocp.CheckpointManager(self.path / "checkpoints", options=options)
         return self._opened
 

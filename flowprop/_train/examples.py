@@ -79,12 +79,12 @@ def gather_examples(
         if held_out is not None:
             validation = layout.place(Source(*jax.tree.map(lambda array: gather(array, held_out), (entries, scaled))))
             release(entries)
-        found = _validation(model, validation, batch_size=batch_size, layout=layout, key=key)
+        found = _validation(model, validation, example, batch_size=batch_size, layout=layout, key=key)
         return Examples(None, lambda key, _: HostRows(source, batch_size, key), count, example, found, layout, parts)
     placed = layout.place(source)
     if held_out is not None:
         validation = placed._replace(rows=held_out)
-    found = _validation(model, validation, batch_size=batch_size, layout=layout, key=key)
+    found = _validation(model, validation, example, batch_size=batch_size, layout=layout, key=key)
     return Examples(placed, None, count, example, found, layout, parts)
 
 
@@ -101,27 +101,41 @@ def _streamed(
     check_finite(entries)
     _check_data(model, entries)
     layout = layout_of(mesh, (), batch_size)
-    found = _validation(model, validation, batch_size=batch_size, layout=layout, key=key)
+    example = _example(entries, None)
+    found = _validation(model, validation, example, batch_size=batch_size, layout=layout, key=key)
 
     def reader(key: PRNGKey, position: Position | None) -> Stream:
         if position is not None:
             first.seek(position)
         return first
 
-    return Examples(None, reader, None, _example(entries, None), found, layout, validation)
+    return Examples(None, reader, None, example, found, layout, validation)
 
 
-def _validation(model: Any, validation: Any, *, batch_size: int, layout: Layout, key: PRNGKey) -> ValidationLoss | None:
+def _validation(
+    model: Any, validation: Any, example: Source, *, batch_size: int, layout: Layout, key: PRNGKey
+) -> ValidationLoss | None:
     """The validation loss; `validation` is placed examples, arrays of the caller, or `None`."""
     if validation is None:
         return None
     if not isinstance(validation, Source):
         entries = collect(validation, "validation")
         check_loss(model, entries)
+        _check_like(entries, example)
         check_finite(entries, "validation")
         _check_data(model, entries)
         validation = layout.place(Source(entries))
     return ValidationLoss(validation, batch_size=batch_size, key=key)
+
+
+def _check_like(entries: tuple[PyTree, ...], example: Source) -> None:
+    """Raise a `ValueError` unless examples for validation have the structure and shapes of those of the data."""
+    given, needed = _example(entries, None).data, example.data
+    shapes = [[leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (given, needed)]
+    if jax.tree.structure(given) != jax.tree.structure(needed) or shapes[0] != shapes[1]:
+        raise ValueError(
+            f"`validation` has examples of the shapes {shapes[0]} where `data` has {shapes[1]}: give the same entries"
+        )
 
 
 def _check_data(model: Any, entries: tuple[PyTree, ...]) -> None:
