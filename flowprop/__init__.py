@@ -156,6 +156,7 @@ from ._train.fit_density import fit_density as fit_density
 from ._train.history import FitState as FitState, History as History, Report as Report
 from ._train.paired_flow import PairedFlow as PairedFlow
 from ._train.run import NonFiniteLossError as NonFiniteLossError
+from ._train.schedule import warmup_cosine as warmup_cosine
 from ._train.step import TrainState as TrainState
 from ._train.trainer import Trainer as Trainer
 from ._transform import (
