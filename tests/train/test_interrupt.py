@@ -58,9 +58,8 @@ def test_a_signal_ends_a_training_that_goes_on_bit_for_bit(number, name, tmp_pat
     undisturbed = fit(validation=0.3)
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     message = f"{name} ended the training at step 12 of 24: .* Call `fit` again to go on"
-    with pytest.warns(UserWarning, match=message) as caught:
+    with pytest.warns(UserWarning, match=message):
         _, history = fit(validation=0.3, checkpoint=tmp_path / "run", callbacks=sends(number))
-    assert caught[0].filename == __file__
     assert (history.stopped, history["step"][-1]) == ("interrupted", 12)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     # From the folder, and from the state.
