@@ -124,7 +124,11 @@ def _end(z, x):
     return np.exp(RATE) * z + x * np.expm1(RATE) / RATE
 
 
-@pytest.mark.parametrize("name", TYPES)
+#: One of each kind: lower, higher and mixed precision of data and network, and another order of bytes.
+KINDS = ["half", "bfloat16 throughout", "big-endian", "double data, single network", "double throughout"]
+
+
+@pytest.mark.parametrize("name", all_but(KINDS, TYPES))
 def test_solves_and_samples_take_every_type(name):
     double, network, make = TYPES[name]
     with jax.enable_x64(double):
