@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cases import all_but
 from jaxtyping import Array
 
 import flowprop as fp
@@ -99,8 +100,12 @@ LIKELIHOODS = {
 }
 
 
-@pytest.mark.parametrize("entry", LIKELIHOODS)
-@pytest.mark.parametrize("name", TYPES)
+#: Every type with one entry point, and every entry point with one type of each kind.
+PAIRS = [(name, entry) for name in TYPES for entry in LIKELIHOODS]
+QUICK = [pair for pair in PAIRS if pair[1] == "log_prob" or pair[0] in ("bfloat16 throughout", "double throughout")]
+
+
+@pytest.mark.parametrize(("name", "entry"), all_but(QUICK, PAIRS))
 def test_likelihoods_take_every_type(name, entry):
     double, network, make = TYPES[name]
     compute, closed_form = LIKELIHOODS[entry]
@@ -120,7 +125,11 @@ def _end(z, x):
     return np.exp(RATE) * z + x * np.expm1(RATE) / RATE
 
 
-@pytest.mark.parametrize("name", TYPES)
+#: One of each kind: lower, higher and mixed precision of data and network, and another order of bytes.
+KINDS = ["half", "bfloat16 throughout", "big-endian", "double data, single network", "double throughout"]
+
+
+@pytest.mark.parametrize("name", all_but(KINDS, TYPES))
 def test_solves_and_samples_take_every_type(name):
     double, network, make = TYPES[name]
     with jax.enable_x64(double):
@@ -215,8 +224,14 @@ def in_data_units(name, points):
         return log_density(np.asarray(z)) + np.asarray(volume)
 
 
-@pytest.mark.parametrize("name", BIJECTIVE)
+#: Every transform in the likelihoods and the loss. Everything else only calls the same methods of a transform: one that
+#: is linear, one with a bounded support, and one that is not of this library are enough.
+each_transform = pytest.mark.parametrize("name", BIJECTIVE)
+each_kind = pytest.mark.parametrize("name", all_but(["Standardise", "Bounded", "flowjax's methods"], BIJECTIVE))
+
+
 class TestTransforms:
+    @each_transform
     def test_every_likelihood_is_in_the_datas_units(self, name):
         points = TRANSFORMS[name][1].astype(np.float32)
         wanted = in_data_units(name, points)
@@ -225,6 +240,7 @@ class TestTransforms:
         exact = fp.MaximumLikelihood(transformed(name), divergence=fp.ExactDivergence())
         np.testing.assert_allclose(-exact.loss(points, key=KEY), wanted.mean(), atol=2e-3)
 
+    @each_kind
     def test_samples_are_in_the_datas_units(self, name):
         plain, transform = fp.sample(flow(), 5, key=KEY), transformed(name).transform
         samples = fp.sample(transformed(name), 5, key=KEY)
@@ -234,16 +250,19 @@ class TestTransforms:
             samples = fp.sample(transformed(name), 5, key=KEY, integrator=integrator)
             np.testing.assert_allclose(samples, jax.vmap(transform.inverse)(plain), rtol=1e-5, atol=1e-5)
 
+    @each_kind
     def test_samples_come_with_their_density(self, name):
         samples, log_probs = fp.sample_and_log_prob(transformed(name), 5, key=KEY)
         np.testing.assert_allclose(log_probs, in_data_units(name, samples), atol=5e-3)
 
+    @each_transform
     def test_training_sees_the_coordinates(self, name):
         """The loss of data in their units is that of the transformed data without a transform."""
         points = TRANSFORMS[name][1].astype(np.float32)
         z = jax.vmap(transformed(name).transform.forward)(points)
         np.testing.assert_allclose(transformed(name).loss(points, key=KEY), flow().loss(z, key=KEY), rtol=1e-4)
 
+    @each_kind
     def test_flows_made_of_it_keep_the_units(self, name):
         points = TRANSFORMS[name][1].astype(np.float32)
         wanted = in_data_units(name, points)
@@ -259,6 +278,7 @@ class TestTransforms:
             # At a log-SNR of 15 the path begins and ends a thousandth away from noise and data.
             np.testing.assert_allclose(value, wanted, atol=0.02 if "path" in what else 2e-3, err_msg=what)
 
+    @each_kind
     def test_pairs_go_together(self, name):
         z0, data = fp.reflow_pairs(transformed(name), 4, key=KEY)
         wanted = jax.vmap(transformed(name).transform.inverse)(_end(z0, 0.0).astype(np.float32))

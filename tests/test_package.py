@@ -115,7 +115,7 @@ start = time.process_time()
 import flowprop
 print(time.process_time() - start)
 """
-        assert min(float(python(code)) for _ in range(3)) < 0.5
+        assert any(float(python(code)) < 0.5 for _ in range(3))
 
     def test_runs_nothing_on_the_device(self):
         """An import that makes an array picks the backend before the user has configured it."""

@@ -13,7 +13,6 @@ import pytest
 import flowprop as fp
 
 
-pytestmark = pytest.mark.xdist_group("estimate")  # most tests share one solve
 FLOW = exact.exact_flow(exact.GAUSSIAN, *exact.PAIRS["ct sigmoid"]())
 # In two dimensions entries +1 or -1 give only two values. The estimates of these probes are nearly normal.
 PROBES = fp.HutchinsonDivergence(8, fp.GaussianProbes())

@@ -16,13 +16,7 @@ import flowprop as fp
 NUM_SAMPLES, NUM_STEPS = 4_000, 32
 BIAS = 2 / NUM_STEPS
 # Each case compiles a program of its own, which its tests share.
-each_case = pytest.mark.parametrize(
-    ("pair", "stochasticity"),
-    [
-        pytest.param(pair, stochasticity, marks=pytest.mark.xdist_group(f"ancestral {pair} {stochasticity}"))
-        for pair, stochasticity in (("ct sigmoid", 1.0), ("fm", 0.5), ("ct sigmoid", 0.0))
-    ],
-)
+each_case = pytest.mark.parametrize(("pair", "stochasticity"), [("ct sigmoid", 1.0), ("fm", 0.5), ("ct sigmoid", 0.0)])
 # Two modes far apart, with the shapes of the gaussian, so that both share their compiled programs.
 MODES = exact.Mixture([0.3, 0.7], [[-2.0, 0.5], [2.0, -0.5]], exact.MIXTURE.covariances)
 

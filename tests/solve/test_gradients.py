@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 from cases import all_but
 
 import flowprop as fp
@@ -70,7 +71,7 @@ def test_first_derivatives(name, x64):
     _, found = jax.jit(jax.value_and_grad(lambda *arguments: jnp.sum(log_probs(*arguments, ode)), argnums=(0, 1, 2)))(
         *arguments
     )
-    wanted = jax.grad(lambda *arguments: jnp.sum(closed_form(*arguments)), argnums=(0, 1, 2))(*arguments)
+    wanted = jax.jit(jax.grad(lambda *arguments: jnp.sum(closed_form(*arguments)), argnums=(0, 1, 2)))(*arguments)
     for a, b in zip(found, wanted, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6 * float(jnp.max(jnp.abs(b))))
 
@@ -91,7 +92,7 @@ def test_a_divergence_that_does_not_depend_on_the_example_has_the_right_gradient
         start = z @ jax.scipy.linalg.expm(-matrix).T
         return jnp.mean(-0.5 * jnp.sum(start**2, axis=1)) - jnp.trace(matrix)
 
-    np.testing.assert_allclose(jax.jit(jax.grad(found))(matrix), jax.grad(wanted)(matrix), atol=1e-6)
+    np.testing.assert_allclose(jax.jit(jax.grad(found))(matrix), jax.jit(jax.grad(wanted))(matrix), atol=1e-6)
 
 
 def test_second_derivatives_by_vmap_adaptive_steps_and_the_direct_adjoint(x64):
@@ -99,7 +100,7 @@ def test_second_derivatives_by_vmap_adaptive_steps_and_the_direct_adjoint(x64):
     ode = integrator(dfx.DirectAdjoint(), 1e-7)
     arguments = [jnp.asarray(array) for array in (MATRIX, POINTS, CONDITIONS)]
     found = jax.jit(jax.hessian(lambda *arguments: jnp.sum(log_probs(*arguments, ode)), argnums=(0, 1, 2)))(*arguments)
-    wanted = jax.hessian(lambda *arguments: jnp.sum(closed_form(*arguments)), argnums=(0, 1, 2))(*arguments)
+    wanted = jax.jit(jax.hessian(lambda *arguments: jnp.sum(closed_form(*arguments)), argnums=(0, 1, 2)))(*arguments)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-4 * float(jnp.max(jnp.abs(b))))
     # The second derivatives between different examples are 0, although the examples share a loop.
@@ -128,7 +129,7 @@ RANDOM = {
 }
 
 
-@pytest.mark.parametrize("name", all_but(["SDE Euler", "SDE ShARK", "ancestral"], RANDOM))
+@pytest.mark.parametrize("name", all_but(["SDE ShARK", "ancestral"], RANDOM))
 def test_random_samplers_have_gradients(name, key, x64):
     """In the start and the parameters at one key, within 1e-6 of the largest, against central differences."""
     integrator, x = RANDOM[name], jnp.asarray(CONDITIONS[0])
@@ -163,16 +164,16 @@ def test_gradients_of_random_samples_in_a_batch(key):
         return jnp.mean(jax.vmap(one)(keys))
 
     keys = jax.random.split(key, 3)
-    each = jnp.stack([gradient(flow, keys[index : index + 1]).network.matrix for index in range(3)])
+    each = np.stack([gradient(flow, keys[index : index + 1]).network.matrix for index in range(3)])
     np.testing.assert_allclose(gradient(flow, keys).network.matrix, each.mean(axis=0), atol=1e-5)
 
 
-@pytest.mark.parametrize("derivative", [jax.jacfwd, jax.hessian])
-def test_forward_mode_names_its_remedy(derivative):
+def test_forward_mode_names_its_remedy():
     flow, z = fp.fm_flow(Linear(0.3 * jnp.asarray(MATRIX, jnp.float32)), shape=(2,)), jnp.ones(2)
-    with pytest.raises(TypeError, match=r"fp\.ODEIntegrator\(adjoint=dfx\.DirectAdjoint\(\)\)"):
-        derivative(lambda z: jnp.sum(fp.solve(flow, z).ys ** 2))(z)
+    for derivative in (jax.jacfwd, jax.hessian):
+        with pytest.raises(TypeError, match=r"fp\.ODEIntegrator\(adjoint=dfx\.DirectAdjoint\(\)\)"):
+            derivative(lambda z: jnp.sum(fp.solve(flow, z).ys ** 2))(z)
     ode = fp.ODEIntegrator(adjoint=dfx.DirectAdjoint(), max_steps=64)
-    found = jax.hessian(lambda z: jnp.sum(fp.solve(flow, z, integrator=ode).ys ** 2))(z)
-    end = jax.scipy.linalg.expm(0.3 * jnp.asarray(MATRIX, jnp.float32))
+    found = jax.jit(jax.hessian(lambda z: jnp.sum(fp.solve(flow, z, integrator=ode).ys ** 2)))(z)
+    end = scipy.linalg.expm(0.3 * MATRIX)
     np.testing.assert_allclose(found, 2 * end.T @ end, atol=1e-3)
