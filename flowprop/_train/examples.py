@@ -132,7 +132,7 @@ def _check_like(entries: tuple[PyTree, ...], example: Source) -> None:
     """Raise a `ValueError` unless examples for validation have the structure and shapes of those of the data."""
     given, needed = _example(entries, None).data, example.data
     shapes = [[leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (given, needed)]
-    if jax.tree.structure(given) != jax.tree.structure(needed) or shapes[0] != shapes[1]:
+    if not (jax.tree.structure(given) == jax.tree.structure(needed) and shapes[0] == shapes[1]):
         raise ValueError(
             f"`validation` has examples of the shapes {shapes[0]} where `data` has {shapes[1]}: give the same entries"
         )

@@ -284,7 +284,8 @@ def fit(
 def _check_state(state: TrainState, first: TrainState) -> None:
     """Raise a `ValueError` unless a state has the structure, shapes and types of the first one."""
     for name, given, needed in zip(TrainState._fields, state, first, strict=True):
-        if jax.tree.structure(given) != jax.tree.structure(needed) or any(
+        same_structure = jax.tree.structure(given) == jax.tree.structure(needed)
+        if not same_structure or any(
             (a.shape, a.dtype) != (b.shape, b.dtype)
             for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(needed), strict=True)
         ):
