@@ -130,9 +130,10 @@ def _validation(
 
 def _check_like(entries: tuple[PyTree, ...], example: Source) -> None:
     """Raise a `ValueError` unless examples for validation have the structure and shapes of those of the data."""
-    given, needed = _example(entries, None).data, example.data
-    shapes = [[leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (given, needed)]
-    if not (jax.tree.structure(given) == jax.tree.structure(needed) and shapes[0] == shapes[1]):
+    given, structure = jax.tree.flatten(_example(entries, None).data)
+    needed, needed_structure = jax.tree.flatten(example.data)
+    shapes = [[leaf.shape for leaf in leaves] for leaves in (given, needed)]
+    if (structure, shapes[0]) != (needed_structure, shapes[1]):
         raise ValueError(
             f"`validation` has examples of the shapes {shapes[0]} where `data` has {shapes[1]}: give the same entries"
         )

@@ -281,14 +281,16 @@ def fit(
         folder.close()
 
 
+def _kind(tree: PyTree) -> tuple:
+    """The structure of a PyTree, and the shapes and types of its arrays."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
+
+
 def _check_state(state: TrainState, first: TrainState) -> None:
     """Raise a `ValueError` unless a state has the structure, shapes and types of the first one."""
     for name, given, needed in zip(TrainState._fields, state, first, strict=True):
-        same_structure = jax.tree.structure(given) == jax.tree.structure(needed)
-        if not same_structure or any(
-            (a.shape, a.dtype) != (b.shape, b.dtype)
-            for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(needed), strict=True)
-        ):
+        if _kind(given) != _kind(needed):
             raise ValueError(
                 f"`state` belongs to another training, with another `{name}`: give the model, the optimiser and the "
                 "`ema` with which it was made"
