@@ -101,7 +101,8 @@ def load(path: str | os.PathLike[str], like: Any = None) -> Any:
     the constructors, and it never imports or runs anything that the file names. For a model with a class or a function
     of your own, give `like`.
 
-    A file takes no more memory than its own size for the arrays, and about 0.5 GiB for the largest description.
+    The arrays take no more memory than the file has bytes, or than `like` needs. The largest description that `load`
+    reads takes about 0.25 GB.
 
     **Arguments:**
 
