@@ -55,8 +55,13 @@ class Classes:
 def function_name(function: Any) -> str | None:
     """The name of a function in a file, or `None` if a file may not name it."""
     own = getattr(function, "__name__", None)
-    names = (f"{module}.{own}" for module in (*_FUNCTIONS, getattr(function, "__module__", None)))
-    return next((given for given in names if _function(given) is function), None)
+    for module in (*_FUNCTIONS, str(getattr(function, "__module__", None))):
+        # By its own name, if it has one: `jax.nn.silu` is also `jax.nn.swish`, and Equinox names a lambda `_identity`.
+        aliases = (alias for alias, item in vars(sys.modules.get(module, object)).items() if item is function)
+        for given in (f"{module}.{alias}" for alias in (own, *aliases)):
+            if _function(given) is function:
+                return given
+    return None
 
 
 def find_function(given: str) -> Any:

@@ -118,7 +118,7 @@ def _encode_leaf(value: Any, static: bool) -> Any:
             plain = isinstance(value, np.generic) and value.dtype.kind in "biuf" and type(value.item()) in _PLAIN
             return {"number": [value.dtype.name, value.item()]} if plain else None
         if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
-            return {"key": [str(jax.random.key_impl(value)), list(value.shape)]}
+            return {"key": [str(jax.random.key_impl(value)), list(jax.random.key_data(value).shape)]}
         kind = "array" if isinstance(value, jax.Array) else "numpy" if isinstance(value, np.ndarray) else "scalar"
         named = _dtype_name(value.dtype)
         return None if named is None else {kind: [named, list(value.shape)]}
@@ -237,5 +237,5 @@ def _shape(sizes: list[Any]) -> tuple[int, ...]:
 
 
 def _keys(implementation: str, shape: list[Any]) -> jax.Array:
-    """Keys to be traced, so that they take no memory."""
-    return jax.numpy.broadcast_to(jax.random.key(0, impl=implementation), _shape(shape))
+    """Keys with data of a shape, to be traced, so that they take no memory."""
+    return jax.random.wrap_key_data(jax.numpy.zeros(_shape(shape), jax.numpy.uint32), impl=implementation)

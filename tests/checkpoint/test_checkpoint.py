@@ -73,7 +73,7 @@ MODELS = {
     "keys of a dict": lambda: {3: jnp.ones(2), 1: {"b": {(1, "x"): 2.0}}},
     "optimiser": lambda: (optax.adam(1e-3).init({"a": jnp.ones(2)}), 2.0),
     "equinox": lambda: [
-        eqx.nn.MLP(2, 2, 3, 1, final_activation=jnp.tanh, key=KEY),
+        eqx.nn.MLP(2, 2, 3, 1, key=KEY),
         eqx.nn.Sequential([eqx.nn.Conv2d(1, 2, 3, key=KEY), eqx.nn.MaxPool2d(2), eqx.nn.Lambda(jax.nn.gelu)]),
         eqx.nn.MultiheadAttention(2, 4, key=KEY),
         eqx.nn.GRUCell(2, 3, key=KEY),

@@ -9,18 +9,19 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import Phase, given, settings, strategies as st
 
 import flowprop as fp
 
 
 SAVED = {
+    "function": functools.partial(jax.nn.leaky_relu, negative_slope=0.1),
     "network": fp.nn.Linear(2, 3, key=jax.random.key(0)),
     "path": fp.VPPath(fp.SigmoidNoiseSchedule(9.0)),
-    "function": functools.partial(jax.nn.leaky_relu, negative_slope=0.1),
     "values": (1, 2.5, True, None, "text", np.arange(3), jax.random.key(1)),
 }
-few = settings(max_examples=25, deadline=None, database=None, derandomize=True)
+# Without a search for a smaller example, which takes minutes.
+few = settings(max_examples=25, phases=[Phase.generate], deadline=None, database=None, derandomize=True)
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +58,16 @@ DAMAGE = st.lists(
 @few
 @given(DAMAGE)
 def test_bytes(path, content, damage):
+    saved = content
     for what, share, new in damage:
         at = int(share * len(content))
         rest = {"change": content[at + len(new) :], "cut": b"", "insert": content[at:], "remove": content[at + 3 :]}
         content = content[:at] + (new if what in ("change", "insert") else b"") + rest[what]
     path.write_bytes(content)
     loaded = outcome(path)
-    assert loaded is None or eqx.tree_equal(loaded, SAVED, typematch=True)
+    if loaded is not None:  # the damage is in bytes that do not matter: the same model gives the same file
+        fp.save(path, loaded)
+        assert path.read_bytes() == saved
 
 
 #: Any JSON, often with the words that headers have.

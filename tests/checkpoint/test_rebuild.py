@@ -221,7 +221,7 @@ def deep(kind, levels):
 LARGE = {
     "an array": {"array": ["float32", [10**15]]},
     "an array of NumPy": {"numpy": ["float64", [10**9, 10**9]]},
-    "keys": {"key": ["threefry2x32", [10**12]]},
+    "keys": {"key": ["threefry2x32", [10**12, 2]]},
     "many arrays": {"list": [{"array": ["float32", [1000]]}] * 1000},
     "a text": {"scalar": ["<U1000000000"]},
     "a text of NumPy": {"numpy": ["<U1000000000", [2]]},
