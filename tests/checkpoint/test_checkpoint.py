@@ -149,10 +149,12 @@ def test_loaded_blocks_predict_what_the_saved_ones_did(tmp_path):
     fp.save(tmp_path / "model", blocks())
     like = jax.tree.map(lambda leaf: leaf + 1 if eqx.is_inexact_array(leaf) else leaf, blocks())
     inputs = np.linspace(-1, 1, 8, dtype=np.float32).reshape(4, 2)
-    saved, other, loaded = (
-        model.predict_proba(inputs, key=KEY) for model in (blocks(), like, fp.load(tmp_path / "model", like))
+    saved, other, loaded, made = (
+        model.predict_proba(inputs, key=KEY)
+        for model in (blocks(), like, fp.load(tmp_path / "model", like), fp.load(tmp_path / "model"))
     )
     np.testing.assert_array_equal(loaded, saved)
+    np.testing.assert_array_equal(made, saved)
     assert np.all(other != saved)
 
 

@@ -229,7 +229,7 @@ LARGE = {
     "text as shape": {"array": ["float32", ["3"]]},
     "deep": deep("list", 200),
     "very deep": deep("tuple", 300),
-    "many values": {"list": [1] * 200_000},
+    "many values": {"list": [1] * (2**17 + 1)},
     "no kind": {},
     "two kinds": {"list": [], "tuple": []},
     "unknown kind": {"call": ["os.system"]},
