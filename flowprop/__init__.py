@@ -31,6 +31,7 @@ from ._flow.given import given as given
 from ._flow.guide import guide as guide
 from ._frozen import Frozen as Frozen, trainable as trainable
 from ._labels.baselines import AdjointClassifier as AdjointClassifier, BackpropClassifier as BackpropClassifier
+from ._labels.categorical import CategoricalPrediction as CategoricalPrediction
 from ._labels.classifier import Classifier as Classifier
 from ._labels.embedding import (
     Embedding as Embedding,
@@ -107,12 +108,11 @@ from ._path.affine_path import (
     trigonometric_path as trigonometric_path,
     variance_exploding_path as variance_exploding_path,
 )
+from ._path.early_stop import EarlyStopPrediction as EarlyStopPrediction
 from ._path.learnable_schedule import LearnableNoiseSchedule as LearnableNoiseSchedule
-from ._path.path import AbstractPath as AbstractPath, CondOTPath as CondOTPath, Estimate as Estimate, VPPath as VPPath
+from ._path.path import AbstractPath as AbstractPath, Estimate as Estimate
 from ._path.prediction import (
     AbstractPrediction as AbstractPrediction,
-    CategoricalPrediction as CategoricalPrediction,
-    EarlyStopPrediction as EarlyStopPrediction,
     NoisePrediction as NoisePrediction,
     PreconditionedPrediction as PreconditionedPrediction,
     TargetPrediction as TargetPrediction,
@@ -130,12 +130,14 @@ from ._path.source import (
     EmpiricalSource as EmpiricalSource,
     GaussianSource as GaussianSource,
 )
+from ._path.straight_path import CondOTPath as CondOTPath
 from ._path.unbounded_schedules import (
     CauchyNoiseSchedule as CauchyNoiseSchedule,
     ExponentialNoiseSchedule as ExponentialNoiseSchedule,
     LaplaceNoiseSchedule as LaplaceNoiseSchedule,
     QuadraticNoiseSchedule as QuadraticNoiseSchedule,
 )
+from ._path.vp_path import VPPath as VPPath
 from ._solve import (
     AbstractIntegrator as AbstractIntegrator,
     AbstractODEIntegrator as AbstractODEIntegrator,
@@ -151,7 +153,11 @@ from ._solve.sample import sample as sample
 from ._train.condition_dropout import ConditionDropout as ConditionDropout
 from ._train.fit import fit as fit
 from ._train.fit_density import fit_density as fit_density
+from ._train.history import FitState as FitState, History as History, Report as Report
 from ._train.paired_flow import PairedFlow as PairedFlow
+from ._train.run import NonFiniteLossError as NonFiniteLossError
+from ._train.step import TrainState as TrainState
+from ._train.trainer import Trainer as Trainer
 from ._transform import (
     AbstractBijectiveTransform as AbstractBijectiveTransform,
     AbstractTransform as AbstractTransform,

@@ -11,7 +11,7 @@ import numpy as np
 
 import flowprop as fp
 from flowprop import conformance
-from flowprop._path.path import derivative
+from flowprop._path.span import derivative
 
 
 PATH = fp.VPPath(fp.SigmoidNoiseSchedule(8.0))

@@ -1,8 +1,9 @@
 """Objects composed: every pair is right against a closed form, or refused with a remedy.
 
-Here: types of numbers and transforms of units, each with every entry point. The other tables stand with their parts:
-weights with paths and predictions (`test_weighting`), couplings with conditions (`test_coupling`), sources with
-classifiers (`test_objective`), files with kinds of models (`test_model_kinds`), controllers with solves (`test_solve`).
+Here: types of numbers, transforms of units and early stops, each with every entry point. The other tables stand with
+their parts: weights with paths and predictions (`test_weighting`), couplings with conditions (`test_coupling`), sources
+with classifiers (`test_objective`), files with kinds of models (`test_model_kinds`), controllers with solves
+(`test_solve`).
 """
 
 import dataclasses
@@ -33,9 +34,9 @@ class Growth(eqx.Module):
         return self.rate * z + (0 if x is None else x)
 
 
-def flow(dtype=jnp.float32, transform=None):
+def flow(dtype=jnp.float32, **settings):
     network = Growth(jnp.asarray(RATE, dtype))
-    return fp.fm_flow(network, shape=(2,), transform=transform)
+    return fp.fm_flow(network, shape=(2,), **settings)
 
 
 def log_density(z, x=0.0):
@@ -311,6 +312,11 @@ REFUSED = {
         lambda: fp.fm_flow(Growth(jnp.ones(())), shape=(3,), transform=STANDARDISE),
         "shape",
     ),
+    "an end before the span": (lambda: STOPPING["noise from 0.01 on"](end=0.005), "`end` is 0.005.*0.01"),
+    "a bound that needs an end": (
+        lambda: dataclasses.replace(flow(), weighting=fp.NormalisedELBOWeighting()),
+        "`weighting`.*`end=",
+    ),
     "a class as a transform": (lambda: flow(transform=fp.Standardise), "`transform`"),
     "an array as a transform": (lambda: flow(transform=np.ones(2)), "`transform`"),
     "a classifier of transformed labels": (
@@ -335,6 +341,93 @@ REFUSED = {
 def test_what_cannot_be_is_refused_with_a_remedy(do, words):
     with pytest.raises((ValueError, TypeError), match=words):
         do()
+
+
+# --- Early stops -----------------------------------------------------------------------------------------------------
+
+END = 0.8
+STOPPING = {
+    "fm": flow,
+    "ct": lambda **end: fp.ct_flow(Growth(jnp.asarray(RATE)), shape=(2,), **end),
+    "df": lambda **end: fp.df_flow(Growth(jnp.asarray(RATE)), shape=(2,), **end),
+    "noise from 0.01 on": lambda **end: fp.Flow(
+        Growth(jnp.asarray(RATE)), fp.CondOTPath(), fp.NoisePrediction(), shape=(2,), **end
+    ),
+    "a bound over its mean": lambda **end: fp.ct_flow(
+        Growth(jnp.asarray(RATE)), shape=(2,), weighting=fp.NormalisedELBOWeighting(), **end
+    ),
+    "steps of the bound": lambda **end: fp.ct_flow(
+        Growth(jnp.asarray(RATE)), shape=(2,), weighting=fp.StepELBOWeighting(5), **end
+    ),
+}
+
+
+def early(flow, end=END):
+    """The same stop as a prediction."""
+    return dataclasses.replace(flow, prediction=fp.EarlyStopPrediction(flow.prediction, end))
+
+
+@pytest.mark.parametrize("name", STOPPING)
+class TestEarlyStops:
+    def test_the_ways_to_stop_are_one(self, name):
+        """Made with an end, replaced later, or as a prediction: spans, weights and losses are equal."""
+        made, plain, points = STOPPING[name](end=END), STOPPING[name](), POINTS.astype(np.float32)
+        wanted, times = early(plain), jnp.linspace(0.1, 0.7, 4)
+        assert wanted.span == (plain.span[0], END)
+        value = wanted.loss(points, key=KEY)
+        assert value != plain.loss(points, key=KEY)
+        for stopped in (made, dataclasses.replace(plain, end=END)):
+            assert stopped.span == wanted.span
+            assert stopped.loss(points, key=KEY) == value
+            np.testing.assert_array_equal(stopped.weight(times), wanted.weight(times))
+
+    def test_flows_made_of_it_stop_where_it_does(self, name):
+        made = STOPPING[name](end=END)
+        for other in (
+            fp.given(made, jnp.zeros(2)),
+            fp.guide(made, jnp.zeros(2), 2.0),
+            fp.PairedFlow(made).flow,
+            dataclasses.replace(made, time_sampling=fp.UniformTimeSampling()),
+        ):
+            assert other.span == made.span
+        path = fp.VPPath(fp.CosineNoiseSchedule())
+        changed = fp.change_path(made, path)
+        gamma = made.path.gamma(jnp.asarray(END))
+        assert changed.span[1] == pytest.approx(float(path.time_at(gamma, path.span)), abs=1e-6)
+        assert changed.span == fp.change_path(early(STOPPING[name]()), path).span
+        again = dataclasses.replace(changed, end=0.3)
+        assert again.span == (changed.span[0], 0.3)
+
+    def test_an_end_can_be_taken_away(self, name):
+        plain = STOPPING[name]()
+        assert dataclasses.replace(STOPPING[name](end=END), end=None).span == plain.span
+        # The end of a span is never later than that of the prediction.
+        assert dataclasses.replace(plain, end=0.999).span == (plain.span[0], min(plain.span[1], 0.999))
+
+
+def test_solves_that_stop_early():
+    """A sample of `v = a z` ends at the target `z + (1 - end) v` of its last point."""
+    few, points = fp.ODEIntegrator(dfx.Heun(), dt0=0.1), POINTS.astype(np.float32)
+    made, wanted = flow(end=END), early(flow())
+    samples = fp.sample(made, 3, key=KEY, integrator=few)
+    np.testing.assert_array_equal(samples, fp.sample(wanted, 3, key=KEY, integrator=few))
+    ratio = np.exp(-RATE * (1 - END)) * (1 + RATE * (1 - END))
+    np.testing.assert_allclose(samples, ratio * fp.sample(flow(), 3, key=KEY, integrator=few), rtol=1e-3)
+    log_p = fp.log_prob(made, points, integrator=few)
+    np.testing.assert_array_equal(log_p, fp.log_prob(wanted, points, integrator=few))
+
+
+def test_a_classifier_takes_a_flow_that_stops_early():
+    network = fp.nn.MLP((3,), 2, width=4, depth=1, key=KEY)
+    labels = fp.Flow(network, fp.CondOTPath(), fp.CategoricalPrediction(), shape=(3,))
+    made, wanted = (
+        fp.Classifier(flow=flow, embedding=fp.one_hot_embedding(3))
+        for flow in (dataclasses.replace(labels, end=END), early(labels))
+    )
+    inputs = CONDITIONS.astype(np.float32)
+    assert type(made.objective) is type(wanted.objective) is fp.CrossEntropyObjective
+    assert made.loss(inputs, [0, 2, 1], key=KEY) == wanted.loss(inputs, [0, 2, 1], key=KEY)
+    np.testing.assert_array_equal(made.predict_proba(inputs, key=KEY), wanted.predict_proba(inputs, key=KEY))
 
 
 # --- Scales ----------------------------------------------------------------------------------------------------------

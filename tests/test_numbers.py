@@ -27,6 +27,7 @@ SETTINGS = {
     "LearnableNoiseSchedule": ("gamma_range", lambda v: fp.LearnableNoiseSchedule((4,), (v, 4.0), key=KEY), [5.0]),
     "PreconditionedPrediction": ("data_std", lambda v: fp.PreconditionedPrediction(v), [0, -1]),
     "EarlyStopPrediction": ("end", lambda v: fp.EarlyStopPrediction(fp.VelocityPrediction(), v), [0, 1, 2]),
+    "fm_flow": ("end", lambda v: fp.fm_flow(zero, shape=(2,), end=v), [0, 1, 2]),
     "MinSNRWeighting": ("limit", lambda v: fp.MinSNRWeighting(v), [0, -5]),
     "LogitNormalTimeSampling, mean": ("mean", lambda v: fp.LogitNormalTimeSampling(v), []),
     "LogitNormalTimeSampling": ("std", lambda v: fp.LogitNormalTimeSampling(0.0, v), [0, -1]),

@@ -29,8 +29,8 @@ ORDER = [
     "_solve",
     "_likelihood",
     "_labels",
-    "_train",
     "_checkpoint",
+    "_train",
 ]
 PARTS = sorted(path.stem for path in ROOT.glob("_[a-z]*"))
 FILES = sorted(ROOT.rglob("*.py"))

@@ -8,8 +8,9 @@ from jaxtyping import Array, Float, PyTree
 
 from .._loss.time_sampling import StratifiedTimeSampling
 from .._loss.weighting import UniformWeighting
-from .._path.path import AbstractPath, Estimate, derivative
+from .._path.path import AbstractPath, Estimate
 from .._path.prediction import AbstractPrediction
+from .._path.span import derivative
 from .._types import Point, Scalar, Time, Times, checked
 from .flow import Flow
 
@@ -68,6 +69,7 @@ def change_path(flow: Flow, path: AbstractPath) -> Flow:
         # A weighting or time sampling that fits the old path may not fit the new one.
         weighting=UniformWeighting(),
         time_sampling=StratifiedTimeSampling(),
+        end=None,  # the span of the new prediction ends there
     )
 
 
@@ -110,8 +112,5 @@ class _BothPrediction(AbstractPrediction):
     def scale(self, path: AbstractPath, t: Times) -> Float[Array, "*times"]:
         return jnp.ones_like(path.alpha(t))
 
-    def network_condition(self, condition: PyTree) -> PyTree:
-        return condition
-
-    def output_shape(self, shape: tuple[int, ...], condition: PyTree) -> tuple[int, ...]:
-        return (2, *shape)
+    def interface(self, shape: tuple[int, ...], condition: PyTree) -> tuple[PyTree, tuple[int, ...]]:
+        return condition, (2, *shape)

@@ -1,4 +1,4 @@
-"""The checks of what a flow is given: points, conditions, data as a whole."""
+"""The checks of what a flow is given: its parts, points, conditions, data as a whole."""
 
 import warnings
 from typing import Any
@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .._types import check_key, check_positive
+from .._frozen import trainable
+from .._types import check_key, check_number, check_positive
+from .network import network_has_state
 
 
 def refuse_if(value: Array, wrong: Array, message: str) -> Array:
@@ -19,6 +21,31 @@ def refuse_if(value: Array, wrong: Array, message: str) -> Array:
     if bool(wrong):
         raise ValueError(message)
     return value
+
+
+def check_parts(flow: Any) -> None:
+    """Raise a `ValueError` unless the parts of a new flow fit together."""
+    path, prediction = flow.path, flow.prediction
+    if not flow.source.is_gaussian and not path.starts_at_source:
+        raise ValueError(
+            f"`source` is {type(flow.source).__name__} and `path` a {type(path).__name__}, which does not begin with "
+            "`z_0` alone: give `fp.CondOTPath()`"
+        )
+    if flow.end is not None:
+        start = prediction.span(path)[0]
+        remedy = f"give a time between {start} and 1, close to 1, where the data are"
+        check_number("end", flow.end, above=start, below=1, remedy=remedy)
+    if flow.weighting.needs_finite_snr and not path.snr_is_finite and flow.span[1] >= path.span[1]:
+        raise ValueError(
+            f"`weighting` is {type(flow.weighting).__name__}, which needs a finite signal-to-noise ratio, and a "
+            f"{type(path).__name__} ends without noise: give `fp.ELBOWeighting()` or `fp.MinSNRWeighting()`, or "
+            "let the flow stop early, `end=0.98`"
+        )
+    if any(jax.tree.leaves(trainable(path))) and not flow.time_sampling.is_uniform:
+        raise ValueError(
+            f"`time_sampling` is {type(flow.time_sampling).__name__}, and `path` has parameters, which need "
+            "uniform times: leave `time_sampling` out, and use a `weighting` to look more at some times"
+        )
 
 
 def check_floating(name: str, array: Array) -> None:
@@ -49,7 +76,7 @@ def warn_of_scale(points: np.ndarray) -> None:
 
 def check_stateless(flow: Any, what: str) -> None:
     """Raise a `ValueError` if the flow's network has a state, which `what` cannot train."""
-    if flow.has_state:
+    if network_has_state(flow.network):
         raise ValueError(
             f"`flow` has a network with a state, which {what} cannot train: fit the flow by itself, or give the "
             "network layers without a state, such as `equinox.nn.LayerNorm`"

@@ -8,12 +8,13 @@ from jaxtyping import PyTree
 from .._loss.coupling import AbstractCoupling
 from .._loss.time_sampling import AbstractTimeSampling
 from .._loss.weighting import AbstractWeighting, ELBOWeighting, UniformWeighting
-from .._path.path import CondOTPath, VPPath
 from .._path.prediction import AbstractPrediction, NoisePrediction, TargetPrediction, VelocityPrediction
 from .._path.schedule import AbstractNoiseSchedule, SigmoidNoiseSchedule
 from .._path.source import AbstractSource
+from .._path.straight_path import CondOTPath
+from .._path.vp_path import VPPath
 from .._transform import AbstractTransform, Bijection
-from .._types import checked
+from .._types import Real, checked
 from .flow import Flow, Network
 
 
@@ -28,6 +29,7 @@ def fm_flow(
     coupling: AbstractCoupling | None = None,
     transform: AbstractTransform | Bijection | None = None,
     encoder: Callable[[Any], PyTree] | None = None,
+    end: Real | None = None,
 ) -> Flow:
     """Flow matching (FM): the straight path, velocity prediction, weight 1.
 
@@ -47,6 +49,8 @@ def fm_flow(
     - `transform`: from the data's units to the path's coordinates, such as `fp.Standardise.fit(points)`. By default
       none.
     - `encoder`: a callable on one condition, trained with the network and called once for each solve. By default none.
+    - `end`: a time in (0, 1) at which the flow stops early; a sample then ends with one evaluation of the target. By
+      default none.
 
     **Returns:** a [`flowprop.Flow`][].
 
@@ -73,6 +77,7 @@ def fm_flow(
         coupling=coupling,
         transform=transform,
         encoder=encoder,
+        end=end,
     )
 
 
@@ -88,6 +93,7 @@ def ct_flow(
     coupling: AbstractCoupling | None = None,
     transform: AbstractTransform | Bijection | None = None,
     encoder: Callable[[Any], PyTree] | None = None,
+    end: Real | None = None,
 ) -> Flow:
     """Continuous-time diffusion (CT): the variance-preserving path, target prediction, the weight of the bound.
 
@@ -111,6 +117,8 @@ def ct_flow(
     - `transform`: from the data's units to the path's coordinates, such as `fp.Standardise.fit(points)`. By default
       none.
     - `encoder`: a callable on one condition, trained with the network and called once for each solve. By default none.
+    - `end`: a time in (0, 1) at which the flow stops early; a sample then ends with one evaluation of the target. By
+      default none.
 
     **Returns:** a [`flowprop.Flow`][].
 
@@ -142,6 +150,7 @@ def ct_flow(
         coupling=coupling,
         transform=transform,
         encoder=encoder,
+        end=end,
     )
 
 
@@ -156,6 +165,7 @@ def df_flow(
     coupling: AbstractCoupling | None = None,
     transform: AbstractTransform | Bijection | None = None,
     encoder: Callable[[Any], PyTree] | None = None,
+    end: Real | None = None,
 ) -> Flow:
     """Denoising diffusion (DF): the variance-preserving path, noise (epsilon) prediction, weight 1.
 
@@ -174,6 +184,8 @@ def df_flow(
     - `transform`: from the data's units to the path's coordinates, such as `fp.Standardise.fit(points)`. By default
       none.
     - `encoder`: a callable on one condition, trained with the network and called once for each solve. By default none.
+    - `end`: a time in (0, 1) at which the flow stops early; a sample then ends with one evaluation of the target. By
+      default none.
 
     **Returns:** a [`flowprop.Flow`][].
 
@@ -200,4 +212,5 @@ def df_flow(
         coupling=coupling,
         transform=transform,
         encoder=encoder,
+        end=end,
     )

@@ -9,25 +9,38 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .._frozen import stop_gradient, trainable
 from .._loss.coupling import AbstractCoupling, IndependentCoupling
-from .._loss.schedule_loss import schedule_loss
 from .._loss.time_sampling import AbstractTimeSampling, StratifiedTimeSampling
-from .._loss.weighting import AbstractWeighting, ELBOWeighting, UniformWeighting
-from .._path.learnable_schedule import with_fixed_shape
+from .._loss.weighting import AbstractWeighting, UniformWeighting
+from .._path.early_stop import EarlyStopPrediction
 from .._path.path import AbstractPath, Estimate
 from .._path.prediction import AbstractPrediction
 from .._path.source import AbstractSource, GaussianSource
 from .._transform import AbstractTransform, Bijection, IdentityTransform, as_transform
-from .._types import Data, Point, PRNGKey, Scalar, Time, Times, Weights, check_key, check_shape, checked
+from .._types import (
+    Data,
+    Point,
+    PRNGKey,
+    Real,
+    Scalar,
+    Time,
+    Times,
+    Weights,
+    check_key,
+    check_shape,
+    checked,
+)
 from .checks import (
     check_condition as check_condition,
     check_floating,
+    check_parts,
     check_stateless as check_stateless,
     refuse_if,
     warn_of_scale,
 )
-from .network import Network as Network, call_network, network_has_state, train_network
+from .network import Network as Network, call_network, checked_output, network_dtype, network_has_state
+from .noise import check_gaussian, noise_std
+from .training import sample_times, schedule_term, training_output, with_fixed_path
 
 
 class Flow(eqx.Module):
@@ -71,10 +84,15 @@ class Flow(eqx.Module):
       samples and likelihoods are then in the data's units. By default none.
     - `encoder`: a callable on one condition; the network gets its result in place of the condition. It is trained
       together with the network, and called once for a solve, not at each step. By default none.
+    - `end`: a time in (0, 1) at which the flow stops early. Training and solves end there, and a sample ends with one
+      evaluation of the target, which removes the noise that is left ([Jolicoeur-Martineau et al.
+      2021](https://arxiv.org/abs/2009.05475)). The likelihood is that of the data with this noise. A time after the end
+      of the prediction's span changes nothing. By default none.
 
     **Raises:** `ValueError` if `shape` holds a size that is not positive, if a source other than gaussian comes with a
-    path that never holds noise alone, if `weighting` needs a finite SNR that the path does not have, or if the path has
-    parameters to train and `time_sampling` is not uniform; `TypeError` if `transform` is no transform.
+    path that never holds noise alone, if `weighting` needs a finite SNR that the path does not have, if the path has
+    parameters to train and `time_sampling` is not uniform, or if `end` is outside of (0, 1) or not after the start of
+    the prediction's span; `TypeError` if `transform` is no transform.
     """
 
     network: Network
@@ -87,6 +105,7 @@ class Flow(eqx.Module):
     coupling: AbstractCoupling
     transform: AbstractTransform
     encoder: Callable[[Any], PyTree] | None
+    end: Real | None = eqx.field(static=True)
 
     @checked
     def __init__(
@@ -102,73 +121,44 @@ class Flow(eqx.Module):
         coupling: AbstractCoupling | None = None,
         transform: AbstractTransform | Bijection | None = None,
         encoder: Callable[[Any], PyTree] | None = None,
+        end: Real | None = None,
     ) -> None:
         if any(size < 1 for size in shape):
             raise ValueError(f"`shape` is {shape}: give the positive sizes of one example, without the batch axis")
-        source = GaussianSource() if source is None else source
-        if not source.is_gaussian and not path.starts_at_source:
-            raise ValueError(
-                f"`source` is {type(source).__name__} and `path` a {type(path).__name__}, which does not begin with "
-                "`z_0` alone: give `fp.CondOTPath()`"
-            )
         self.network = network
         self.path = path
         self.prediction = prediction
         self.shape = shape
         self.weighting = UniformWeighting() if weighting is None else weighting
         self.time_sampling = StratifiedTimeSampling() if time_sampling is None else time_sampling
-        self.source = source
+        self.source = GaussianSource() if source is None else source
         self.coupling = IndependentCoupling() if coupling is None else coupling
         self.transform = IdentityTransform() if transform is None else as_transform(transform)
         self.transform.check_shape("transform", shape)
         self.encoder = encoder
-        if self.weighting.needs_finite_snr and not path.snr_is_finite and self.span[1] >= path.span[1]:
-            raise ValueError(
-                f"`weighting` is {type(self.weighting).__name__}, which needs a finite signal-to-noise ratio, and a "
-                f"{type(path).__name__} ends without noise: give `fp.ELBOWeighting()` or `fp.MinSNRWeighting()`, or "
-                "end the span earlier with `fp.EarlyStopPrediction`"
-            )
-        if any(jax.tree.leaves(trainable(path))) and not self.time_sampling.is_uniform:
-            raise ValueError(
-                f"`time_sampling` is {type(self.time_sampling).__name__}, and `path` has parameters, which need "
-                "uniform times: leave `time_sampling` out, and use a `weighting` to look more at some times"
-            )
+        self.end = end
+        check_parts(self)
 
     @property
     def span(self) -> tuple[float, float]:
-        """The times over which target, noise and velocity are finite: where the flow is integrated."""
-        return self.prediction.span(self.path)
+        """The times over which target, noise and velocity are finite, until `end`: where the flow is integrated."""
+        return self._stopped_prediction.span(self.path)
 
     @property
-    def noise_std(self) -> Scalar:
-        """The standard deviation at the start of the span of a path of unit data.
-
-        It is the factor of the source's draws: 1 at t = 0 and on a variance-preserving path, and less than 1 on a
-        straight path whose span begins later.
-        """
-        start = self.span[0]
-        return jnp.hypot(self.path.alpha(start), self.path.sigma(start))
+    def _stopped_prediction(self) -> AbstractPrediction:
+        """The prediction over the span of the flow."""
+        return self.prediction if self.end is None else EarlyStopPrediction(self.prediction, self.end)
 
     def draw_noise(self, *, key: PRNGKey) -> Point:
-        """One example's noise at the start of the span."""
-        return self.noise_std * self.source.sample(1, self.shape, key=key)[0]
+        """Noise for one example, where the flow starts: at the first time of its span.
 
-    def noise_log_prob(self, z: Point) -> Scalar:
-        """The log-density, at the start of the span, of what `draw_noise` draws; in nats."""
-        std = self.noise_std.astype(z.dtype)
-        return self.source.log_prob(z / std) - z.size * jnp.log(std)
+        **Arguments:**
 
-    def check_gaussian(self, what: str) -> None:
-        """Raise a `ValueError` unless noise is gaussian given the data: `what` needs it."""
-        for name, part, fits, wanted in (
-            ("source", self.source, self.source.is_gaussian, "GaussianSource"),
-            ("coupling", self.coupling, self.coupling.is_independent, "IndependentCoupling"),
-        ):
-            if not fits:
-                raise ValueError(
-                    f"`{name}` of the flow is {type(part).__name__}: {what} needs noise that is "
-                    f"gaussian given the data, `fp.{wanted}()`; the ODE does not"
-                )
+        - `key`: a typed key.
+
+        **Returns:** a point of the flow's `shape`, in the path's coordinates: the `z` of [`flowprop.solve`][].
+        """
+        return noise_std(self) * self.source.sample(1, self.shape, key=key)[0]
 
     @checked
     def velocity(self, t: Time, z: Point, x: PyTree = None) -> Point:
@@ -237,43 +227,44 @@ class Flow(eqx.Module):
         path holds no noise (at run time if `t` is traced); also for a source other than gaussian, or a coupling that is
         not independent: there the noise is not gaussian given the data.
         """
-        self.check_gaussian("a score")
+        check_gaussian(self, "a score")
         score = -self.estimate(t, z, self.encode(x)).noise / self.path.sigma(t)
         message = "`t` is a time at which the path holds no noise: a score needs sigma(t) > 0"
         return refuse_if(self._within_span(t, score), self.path.sigma(t) <= 0, message)
 
     def encode(self, x: PyTree) -> PyTree:
-        """The features of one condition, which the network gets: by the `encoder` if there is one."""
+        """The features of one condition, which `estimate` takes.
+
+        **Arguments:**
+
+        - `x`: the condition of one example.
+
+        **Returns:** the result of the flow's `encoder`; `x` itself if it has none.
+        """
         return x if self.encoder is None else self.encoder(x)
 
     def estimate(self, t: Time, z: Point, features: PyTree = None) -> Estimate:
-        """Target, noise and velocity by one call of the network, given an encoded condition."""
+        """Target, noise and velocity by one call of the network. An integrator of your own calls this.
+
+        **Arguments:**
+
+        - `t`: a time in the flow's `span`. It is not checked.
+        - `z`: one point on the path, of the flow's `shape`.
+        - `features`: the condition of this example, encoded by `encode`. By default none.
+
+        **Returns:** a [`flowprop.Estimate`][] in the precision of `z`.
+
+        **Raises:** `ValueError` for a `z` of another shape.
+        """
         check_shape("z", z, self.shape, "the flow's `shape` is that of one example; use `jax.vmap` for a batch")
         t = jnp.asarray(t, z.dtype)
-        estimate = self.prediction.estimate(self.path, t, z, self.output(t, z, features), features)
+        estimate = self.prediction.estimate(self.path, t, z, self._output(t, z, features), features)
         return jax.tree.map(lambda view: view.astype(z.dtype), estimate)
 
-    def output(self, t: Time, z: Point, features: PyTree = None) -> Array:
-        """The network's output as it is, in use: its shape checked, in the precision of `z`."""
-        return self._checked_output(
-            call_network(self.network, t, z, self.prediction.network_condition(features)), z, features
-        )
-
-    def training_output(self, t: Time, z: Point, features: PyTree = None, *, key: PRNGKey) -> tuple[Array, PyTree]:
-        """The network's output in training, where it may draw random numbers, and its new state if it has one."""
-        condition = self.prediction.network_condition(features)
-        output, state = train_network(self.network, t, z, condition, key)
-        return self._checked_output(output, z, features), state
-
-    def _checked_output(self, output: Any, z: Point, features: PyTree) -> Array:
-        if not (isinstance(output, jax.Array | np.ndarray) and jnp.issubdtype(output.dtype, jnp.floating)):
-            came = f"{output.dtype} numbers" if isinstance(output, jax.Array | np.ndarray) else type(output).__name__
-            raise TypeError(
-                f"`network(t, z, x)` returned {came} where a floating-point array is needed: integers have no gradient"
-            )
-        wanted = self.prediction.output_shape(self.shape, features)
-        check_shape("network(t, z, x)", output, wanted, "the network sees one example and returns this")
-        return jnp.asarray(output, z.dtype)
+    def _output(self, t: Time, z: Point, features: PyTree) -> Array:
+        """The network's output in use."""
+        condition, shape = self.prediction.interface(self.shape, features)
+        return checked_output(call_network(self.network, t, z, condition), shape, z)
 
     @checked
     def error(self, t: Time, z0: Float[Array, "..."], z1: Float[Array, "..."], x: PyTree = None) -> Scalar:
@@ -289,7 +280,23 @@ class Flow(eqx.Module):
 
         **Raises:** `ValueError` for a `z0` or `z1` of another shape.
         """
-        return self.weight(jnp.asarray(t, z1.dtype)) * self.unweighted_error(t, z0, z1, self.encode(x))
+        for name, array in (("z0", z0), ("z1", z1)):
+            check_shape(name, array, self.shape, "the flow's `shape` is that of one example")
+        t = jnp.asarray(t, z1.dtype)
+        features = self.encode(x)
+        output = self._output(t, self.path.interpolate(t, z0, z1), features)
+        return self.weight(t) * self.prediction.error(self.path, t, z0, z1, output, features)
+
+    def weight(self, t: Times) -> Float[Array, "*times"]:
+        """The weight of an error at one time, or the weights at the times of a batch.
+
+        **Arguments:**
+
+        - `t`: a time in the flow's `span`, or an array of times.
+
+        **Returns:** an array of the shape of `t`.
+        """
+        return self.weighting.weight(self.path, self._stopped_prediction, t)
 
     @checked
     def loss(self, z1: Data, x: PyTree = None, *, key: PRNGKey, weights: Weights | None = None) -> Any:
@@ -316,16 +323,16 @@ class Flow(eqx.Module):
         check_shape("z1", z1, (None, *self.shape), "a batch axis, then the flow's `shape`")
         check_condition(x, z1.shape[0])
         key_t, key_z, key_pairs, key_data, key_network = jax.random.split(key, 5)
-        z1 = self.to_path(z1, key=key_data)
-        t = self.sample_times(z1.shape[0], key=key_t).astype(z1.dtype)
+        z1 = self._to_path(z1, key=key_data)
+        t = sample_times(self, z1.shape[0], key=key_t).astype(z1.dtype)
         z0 = self.source.sample(z1.shape[0], self.shape, key=key_z).astype(z1.dtype)
         features = jax.vmap(self.encode, axis_size=z1.shape[0])(x)
         z0 = self.coupling.pair(z0, z1, features, key=key_pairs)
-        fixed = self.with_fixed_path()
+        fixed = with_fixed_path(self)
 
         def error(t: Time, z0: Point, z1: Point, features: PyTree, key: PRNGKey) -> tuple[Scalar, PyTree]:
             z = fixed.path.interpolate(t, z0, z1)
-            output, state = fixed.training_output(t, z, features, key=key)
+            output, state = training_output(fixed, t, z, features, key=key)
             return fixed.prediction.error(fixed.path, t, z0, z1, output, features), state
 
         keys = jax.random.split(key_network, z1.shape[0])
@@ -334,17 +341,17 @@ class Flow(eqx.Module):
         if weights is not None:
             check_shape("weights", jnp.asarray(weights), (z1.shape[0],), "one weight for each example")
             weighted = weighted * jnp.asarray(weights).astype(weighted.dtype)
-        loss = jnp.mean(weighted) + self.schedule_loss(t, errors)
-        if not self.has_state:
+        loss = jnp.mean(weighted) + schedule_term(self, t, errors)
+        if not network_has_state(self.network):
             return loss
         return loss, {}, eqx.tree_at(lambda flow: flow.network.state, self, state)
 
-    def to_path(self, z1: Array, *, key: PRNGKey) -> Float[Array, "batch *shape"]:
+    def _to_path(self, z1: Array, *, key: PRNGKey) -> Float[Array, "batch *shape"]:
         """A batch of data in the path's coordinates, as training sees it, at least in the network's precision."""
         if not self.transform.is_identity:
             z1 = jax.vmap(lambda data, key: self.transform.draw(data, key=key))(z1, jax.random.split(key, z1.shape[0]))
         check_floating("z1", z1)
-        return z1.astype(self._dtype(z1))
+        return z1.astype(network_dtype(self.network, z1))
 
     def check_data(self, z1: Data, x: PyTree = None) -> None:
         """Check all data before training: [`flowprop.fit`][] calls this once.
@@ -365,57 +372,10 @@ class Flow(eqx.Module):
         elif self.source.is_gaussian:
             warn_of_scale(np.asarray(z1))
 
-    @property
-    def has_state(self) -> bool:
-        """Whether the network has a state that training updates, such as the statistics of batch normalisation."""
-        return network_has_state(self.network)
-
-    def _dtype(self, z: Array) -> Any:
-        arrays = jax.tree.leaves(eqx.filter(self.network, eqx.is_inexact_array))
-        return jnp.result_type(z.dtype, *(jax.dtypes.canonicalize_dtype(array.dtype) for array in arrays))
-
-    def solve_dtype(self, z: Array) -> Any:
-        """The precision in which a point is solved: its own, the network's, and single precision at least."""
-        return jnp.result_type(self._dtype(z), jnp.float32)
-
-    def with_fixed_path(self) -> "Flow":
-        """This flow with no gradient into its path: `schedule_loss` trains the path."""
-        return eqx.tree_at(lambda flow: flow.path, self, stop_gradient(self.path))
-
-    def with_fixed_shape(self) -> "Flow":
-        """This flow with no gradient into its path, except into the end points of a schedule."""
-        return eqx.tree_at(lambda flow: flow.path, self, with_fixed_shape(self.path))
-
-    def schedule_loss(self, t: Float[Array, " batch"], errors: Float[Array, " batch"]) -> Scalar:
-        """A term of value 0 whose gradient trains a learnable schedule, from a batch's unweighted errors."""
-        if not any(jax.tree.leaves(trainable(self.path))):
-            return jnp.zeros((), errors.dtype)
-        weights = ELBOWeighting().weight(self.path, self.prediction, t)
-        return schedule_loss(self.path, t, jax.lax.stop_gradient(weights * errors))
-
-    def sample_times(self, num_times: int, *, key: PRNGKey) -> Array:
-        """Training times, `(num_times,)`, within the flow's span."""
-        start, end = self.span
-        return start + (end - start) * self.time_sampling.sample(num_times, key=key)
-
-    def unweighted_error(
-        self, t: Time, z0: Float[Array, "..."], z1: Float[Array, "..."], features: PyTree = None
-    ) -> Scalar:
-        """One example's error in the units of the network's output, given an encoded condition."""
-        for name, array in (("z0", z0), ("z1", z1)):
-            check_shape(name, array, self.shape, "the flow's `shape` is that of one example")
-        t = jnp.asarray(t, z1.dtype)
-        output = self.output(t, self.path.interpolate(t, z0, z1), features)
-        return self.prediction.error(self.path, t, z0, z1, output, features)
-
-    def weight(self, t: Times) -> Float[Array, "*times"]:
-        """The weights of errors at one time, or at a batch's."""
-        return self.weighting.weight(self.path, self.prediction, t)
-
     def _within_span(self, t: Time, value: Array) -> Array:
         start, end = self.span
         message = (
-            f"`t` is outside of [{start}, {end}], the span over which {type(self.prediction).__name__} on "
+            f"`t` is outside of [{start}, {end}], the span of the flow, over which {type(self.prediction).__name__} on "
             f"{type(self.path).__name__} determines target, noise and velocity"
         )
         # A solve stays within [0, 1], and a check inside the solver's loop costs time.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._flow.flow import Flow
+from .._flow.training import sample_times
 from .._solve import AbstractIntegrator, function_evaluations, label_integrator, solve, solve_to_data
 from .._types import Inputs, PRNGKey, Scalar, Weights, check_key, check_positive, checked
 from .draws import over_draws
@@ -175,7 +176,7 @@ class Classifier(eqx.Module):
         check_key("key", key)
         key_t, key_noise = jax.random.split(key)
         features = jax.vmap(self.encoder)(jnp.asarray(inputs))
-        t = self.flow.sample_times(labels.shape[0], key=key_t)
+        t = sample_times(self.flow, labels.shape[0], key=key_t)
         parts = self.objective, self.flow, self.embedding, self.readout
         return label_terms(*parts, features, jnp.asarray(labels), t, weights, key=key_noise)
 

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from .._flow.flow import Flow, check_stateless
+from .._flow.noise import check_gaussian
+from .._flow.training import schedule_term, training_output, with_fixed_path, with_fixed_shape
 from .._frozen import trainable
 from .._types import Point, PRNGKey, Scalar, is_traced
 from .embedding import Embedding
@@ -30,9 +32,9 @@ def choose_objective(
     shape = embedding.matrix.shape[1:]
     if shape != flow.shape:
         raise ValueError(f"`flow` has shape {flow.shape} where `embedding` has points of {shape}: make them equal")
-    classes = embedding.matrix.shape[:1]
-    takes_embeddings = flow.prediction.takes_embeddings
-    has_logits = takes_embeddings and flow.prediction.output_shape(shape, (None, embedding.matrix)) == classes
+    given, output_shape = flow.prediction.interface(shape, (None, embedding.matrix))
+    # Logits: a number for each class, from the features alone.
+    has_logits = given is None and output_shape == embedding.matrix.shape[:1]
     if objective is None:
         objective = CrossEntropyObjective() if has_logits else RegressionObjective()
     name = type(objective).__name__
@@ -42,7 +44,7 @@ def choose_objective(
             f"{type(flow.prediction).__name__}: use `fp.CategoricalPrediction()` or `fp.RegressionObjective()`"
         )
     if objective.needs_gaussian_noise:
-        flow.check_gaussian(f"`{name}`")
+        check_gaussian(flow, f"`{name}`")
         alpha = flow.path.alpha(0.0)
         if not is_traced(alpha) and float(alpha) >= 1:
             raise ValueError(
@@ -104,13 +106,13 @@ def label_terms(
     other = jax.random.normal(key_noise, z1.shape, z1.dtype)
     # On a straight path, equal noise at both ends adds the same noise to every point in between.
     blur = objective.path_noise * other
-    fixed = flow.with_fixed_shape() if objective.trains_ends else flow.with_fixed_path()
+    fixed = with_fixed_shape(flow) if objective.trains_ends else with_fixed_path(flow)
 
     def one(
         label: Array, t: Array, z0: Point, z1: Point, end: Point, x: PyTree, w: Scalar, key: PRNGKey
     ) -> tuple[Terms, Scalar]:
         condition = condition_of(flow, x, embedding)
-        output, _ = fixed.training_output(t, fixed.path.interpolate(t, z0, z1), condition, key=key)
+        output, _ = training_output(fixed, t, fixed.path.interpolate(t, z0, z1), condition, key=key)
         sample = LabelSample(label, t, z0, z1, output, condition, w, end)
         return objective.terms(fixed, embedding, readout, sample), sample.error(fixed)
 
@@ -120,7 +122,7 @@ def label_terms(
     if any(jax.tree.leaves(trainable(flow.path))):
         # The schedule's loss is made of squared errors, so the root of a weight weighs it rightly.
         weighted = errors if weights is None else jnp.sqrt(weights).astype(errors.dtype) * errors
-        means["schedule"] = flow.schedule_loss(t, weighted)
+        means["schedule"] = schedule_term(flow, t, weighted)
     return means
 
 

@@ -10,14 +10,17 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from .._flow.flow import Flow, Network
+from .._flow.noise import check_gaussian
+from .._flow.training import sample_times
 from .._frozen import trainable
 from .._loss.weighting import StepELBOWeighting
-from .._path.path import VPPath
-from .._path.prediction import AbstractPrediction, CategoricalPrediction
+from .._path.prediction import AbstractPrediction
 from .._path.schedule import AbstractNoiseSchedule, CosineNoiseSchedule
+from .._path.vp_path import VPPath
 from .._types import Inputs, PRNGKey, Real, Scalar, Time, Weights, check_key, check_number, check_positive, checked
 from .block_flow import block_flow
 from .block_steps import block_steps
+from .categorical import CategoricalPrediction
 from .classifier import Classifier
 from .draws import over_draws
 from .embedding import Embedding
@@ -235,14 +238,14 @@ class NoPropDT(eqx.Module):
         """
         labels, weights = check_labels(inputs, labels, self.num_classes), check_weights(weights, inputs.shape[0])
         check_key("key", key)
-        self.flow.check_gaussian("a block's step")
+        check_gaussian(self.flow, "a block's step")
         inputs, labels = jnp.asarray(inputs), jnp.asarray(labels)
         if self.keep_activations or len(self.encoders) < self.num_blocks:
             return jax.vmap(sum_of)(self._block_terms(inputs, labels, weights, key))
 
         def loss(block: Classifier, inputs: Array, key: PRNGKey) -> Scalar:
             features = jax.vmap(block.encoder)(inputs)
-            t = block.flow.sample_times(labels.shape[0], key=key)
+            t = sample_times(block.flow, labels.shape[0], key=key)
             parts = self.objective, block.flow, block.embedding, block.readout
             return sum_of(label_terms(*parts, features, labels, t, weights, key=key))
 
@@ -369,7 +372,7 @@ class NoPropDT(eqx.Module):
 
         **Returns:** the output of the last block, in the coordinates of the embedding: a point of its shape.
         """
-        self.flow.check_gaussian("a block's step")
+        check_gaussian(self.flow, "a block's step")
         return block_steps(self.flow, self.embedding, features, self.times, self.stochasticity, key=key)
 
     def encode(self, example: Array) -> PyTree:

@@ -11,6 +11,8 @@ from jaxtyping import Array, Bool, Float, PyTree
 from .._batch import compiled, example_keys, in_batches
 from .._divergence import AbstractDivergence, ExactDivergence
 from .._flow.flow import Flow, check_condition
+from .._flow.network import solve_dtype
+from .._flow.noise import noise_log_prob
 from .._rows import is_finite, nan_unless, settled, zeros_unless
 from .._solve import (
     AbstractIntegrator,
@@ -108,7 +110,7 @@ def validated_data(flow: Flow, z1: Data, x: PyTree, key: PRNGKey | None, batch_s
         check_key("key", key)
     check_positive(batch_size=batch_size)
     if jnp.issubdtype(z1.dtype, jnp.floating):
-        return z1.astype(flow.solve_dtype(z1))
+        return z1.astype(solve_dtype(flow.network, z1))
     if flow.transform.is_identity:
         raise TypeError(f"`z1` holds {z1.dtype} numbers where floating-point ones are needed: `.astype(float)`")
     return z1
@@ -163,7 +165,7 @@ def solve_to_noise(
     alpha = flow.path.alpha(jnp.asarray(end, z.dtype))
     solution = integrator.integrate_field(field, field.start(alpha * z), features, end, start, throw=False)
     z0, change = final_state(solution)
-    return solution, flow.noise_log_prob(z0) + change + z.size * jnp.log(alpha)
+    return solution, noise_log_prob(flow, z0) + change + z.size * jnp.log(alpha)
 
 
 @compiled

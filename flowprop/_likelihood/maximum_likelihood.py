@@ -8,6 +8,7 @@ from jaxtyping import Array, PyTree
 from .._batch import example_keys
 from .._divergence import AbstractDivergence, HutchinsonDivergence, RademacherProbes
 from .._flow.flow import Flow
+from .._flow.noise import noise_log_prob
 from .._solve import AbstractODEIntegrator, ODEIntegrator
 from .._types import Data, Point, PRNGKey, Real, Scalar, Time, Weights, check_number, checked
 from .augmented_ode import AugmentedVelocity, State, batched_zero
@@ -104,7 +105,7 @@ class MaximumLikelihood(eqx.Module):
             state = (augmented.start(alpha * z), batched_zero(z))
             (z0, change), penalty = self.integrator.end_point(field, state, self.flow.encode(x), end, start)
             # The solve runs from 1 to 0, so that the integral of the penalty is negative.
-            return -(self.flow.noise_log_prob(z0) + change[0] + z.size * jnp.log(alpha) + log_det) - penalty
+            return -(noise_log_prob(self.flow, z0) + change[0] + z.size * jnp.log(alpha) + log_det) - penalty
 
         losses = jax.vmap(one)(z1, x, example_keys(key, len(z1)))
         return jnp.mean(losses if weights is None else losses * jnp.asarray(weights).astype(losses.dtype))

@@ -8,6 +8,7 @@ from .._batch import compiled, example_keys, in_batches
 from .._divergence import AbstractDivergence, ExactDivergence
 from .._flow.checks import check_draws
 from .._flow.flow import Flow
+from .._flow.noise import noise_log_prob
 from .._rows import is_finite, nan_unless, settled, zeros_unless
 from .._solve import AbstractIntegrator, AbstractODEIntegrator, final_state, forward_mode_explained, succeeded
 from .._solve.sample import sample
@@ -106,7 +107,7 @@ def _sample_and_log_prob(
         z1, change = final_state(solution)
         alpha = flow.path.alpha(jnp.asarray(end, z0.dtype))
         data, log_det = flow.transform.inverse_and_log_det(z1 / alpha)
-        value = flow.noise_log_prob(z0) - change[0] + z0.size * jnp.log(alpha) + log_det
+        value = noise_log_prob(flow, z0) - change[0] + z0.size * jnp.log(alpha) + log_det
         return nan_unless(good, data), nan_unless(good, value), ~succeeded(solution)
 
     numbers = numbers_per_example(flow, divergence)

@@ -70,7 +70,7 @@ class ELBOWeighting(AbstractWeighting):
     If the path ends without noise, the weight grows without limit towards `t = 1`. Training times are below 1, and the
     weight at 1 is that of the largest number below 1. On such a path the loss of a velocity or a preconditioned target
     has a finite mean only if the network becomes exact as `t` tends to 1, and a large variance otherwise. To bound the
-    weights, use [`flowprop.EarlyStopPrediction`][] or [`flowprop.MinSNRWeighting`][].
+    weights, let the flow stop early (`end=` of [`flowprop.Flow`][]), or use [`flowprop.MinSNRWeighting`][].
 
     ```python
     import flowprop as fp

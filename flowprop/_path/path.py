@@ -1,4 +1,4 @@
-"""Gaussian paths from noise to data, `z_t = alpha(t) z_1 + sigma(t) z_0`.
+"""What a path from noise to data is: `z_t = alpha(t) z_1 + sigma(t) z_0`.
 
 A path has its coefficients, and converts between the three quantities that a network may estimate: the target
 `E[z_1 | z_t]`, the noise `E[z_0 | z_t]`, and the velocity of the probability-flow ODE. By definition
@@ -7,7 +7,7 @@ cancel and nothing is divided by a number that vanishes.
 """
 
 import abc
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -16,8 +16,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from .._types import Number, Point, Real, Scalar, Time, Times, checked
-from .schedule import AbstractNoiseSchedule
-from .span import Span, derivative as derivative, known, sizes_of, spans_of
+from .span import Span, derivative, known
 
 
 class Estimate(NamedTuple):
@@ -43,11 +42,6 @@ class Estimate(NamedTuple):
     target: Point
     noise: Point
     velocity: Point
-
-
-def _share(gamma: Array) -> Array:
-    """`sqrt(sigmoid(gamma))`."""
-    return jnp.exp(0.5 * jax.nn.log_sigmoid(gamma))
 
 
 class AbstractPath(eqx.Module):
@@ -286,282 +280,3 @@ def _bisect(path: AbstractPath, gamma: Scalar, start: Scalar, end: Scalar) -> Sc
     # As many halvings as a time has binary digits.
     low, high = jax.lax.fori_loop(0, jnp.finfo(gamma.dtype).nmant + 2, halve, (start, end))
     return jnp.where(high < end, low, end)
-
-
-class CondOTPath(AbstractPath):
-    """The straight path of flow matching, `z_t = t z_1 + (1 - t) z_0`.
-
-    `alpha = t` and `sigma = 1 - t` ([Lipman et al. 2023](https://arxiv.org/abs/2210.02747), eq. 20-22 with
-    `sigma_min = 0`). Other names: linear interpolant, rectified-flow path, conditional optimal-transport path. With the
-    target `u`, the noise `eps` and the velocity `v`,
-
-    - `v = (u - z) / (1 - t) = (z - eps) / t`,
-    - `u = z + (1 - t) v`,
-    - `eps = z - t v`.
-
-    So a velocity can be used at all times, a target until t = 0.99 and noise from t = 0.01 on.
-
-    ```python
-    import flowprop as fp
-    import jax.numpy as jnp
-
-    path = fp.CondOTPath()
-    print(path.interpolate(0.25, jnp.zeros(2), jnp.ones(2)))  # [0.25 0.25]
-    print(path.velocity_span, path.target_span)  # (0.0, 1.0) (0.0, 0.99)
-    ```
-    """
-
-    target_span: ClassVar[Span] = (0.0, 0.99)
-    noise_span: ClassVar[Span] = (0.01, 1.0)
-    velocity_span: ClassVar[Span] = (0.0, 1.0)
-
-    @checked
-    def alpha(self, t: Float[ArrayLike, "*times"]) -> Float[Array, "*times"]:
-        """`t`, the factor of the data.
-
-        **Arguments:**
-
-        - `t`: one time in [0, 1], or an array of times.
-
-        **Returns:** an array of the shape of `t`.
-        """
-        return jnp.asarray(t)
-
-    @checked
-    def sigma(self, t: Float[ArrayLike, "*times"]) -> Float[Array, "*times"]:
-        """`1 - t`, the factor of the noise.
-
-        **Arguments:**
-
-        - `t`: one time in [0, 1], or an array of times.
-
-        **Returns:** an array of the shape of `t`.
-        """
-        return 1 - jnp.asarray(t)
-
-    @checked
-    def gamma(self, t: Float[ArrayLike, "*times"]) -> Float[Array, "*times"]:
-        """The log-SNR `2 log(t / (1 - t))`, infinite at both ends.
-
-        **Arguments:**
-
-        - `t`: one time in [0, 1], or an array of times.
-
-        **Returns:** an array of the shape of `t`.
-        """
-        t = jnp.asarray(t)
-        return 2 * (jnp.log(t) - jnp.log1p(-t))
-
-    def diffusion(self, t: Time) -> tuple[Scalar, Scalar]:
-        """The diffusion of the reverse SDE: `g^2 = 2 sigma`, so that the drift is `v - eps`.
-
-        **Arguments:**
-
-        - `t`: a time.
-
-        **Returns:** two scalars, `g` and `g^2 / (2 sigma)`.
-        """
-        return jnp.sqrt(2 * self.sigma(t)), jnp.ones_like(self.sigma(t))
-
-    def from_target(self, t: Time, z: Point, target: Point) -> Estimate:
-        """Target, noise and velocity from an estimated target: `v = (u - z) / (1 - t)`.
-
-        **Arguments:**
-
-        - `t`: a time in `target_span`.
-        - `z`: one point on the path, `(*shape)`.
-        - `target`: the estimate of `E[z_1 | z_t = z]`, `(*shape)`.
-
-        **Returns:** a [`flowprop.Estimate`][].
-        """
-        velocity = (target - z) / self.sigma(t)
-        return Estimate(target, z - t * velocity, velocity)
-
-    def from_noise(self, t: Time, z: Point, noise: Point) -> Estimate:
-        """Target, noise and velocity from estimated noise: `v = (z - eps) / t`.
-
-        **Arguments:**
-
-        - `t`: a time in `noise_span`.
-        - `z`: one point on the path, `(*shape)`.
-        - `noise`: the estimate of `E[z_0 | z_t = z]`, `(*shape)`.
-
-        **Returns:** a [`flowprop.Estimate`][].
-        """
-        velocity = (z - noise) / t
-        return Estimate(z + self.sigma(t) * velocity, noise, velocity)
-
-    def from_velocity(self, t: Time, z: Point, velocity: Point) -> Estimate:
-        """Target, noise and velocity from an estimated velocity: `u = z + (1 - t) v`, `eps = z - t v`.
-
-        **Arguments:**
-
-        - `t`: a time in [0, 1].
-        - `z`: one point on the path, `(*shape)`.
-        - `velocity`: the estimate of `E[z_1 - z_0 | z_t = z]`, `(*shape)`.
-
-        **Returns:** a [`flowprop.Estimate`][].
-        """
-        return Estimate(z + self.sigma(t) * velocity, z - t * velocity, velocity)
-
-
-class VPPath(AbstractPath):
-    """The variance-preserving path of diffusion models: `alpha^2 + sigma^2 = 1`.
-
-    `alpha^2 = sigmoid(gamma)` and `sigma^2 = sigmoid(-gamma)` ([Kingma et al. 2021](https://arxiv.org/abs/2107.00630),
-    section 3.2, whose gamma has the opposite sign). Papers often write `alpha^2` as alpha-bar. With the target `u`, the
-    noise `eps` and the velocity `v`,
-
-    - from a target: `v = gamma'/2 alpha (u - alpha z)`, `eps = (z - alpha u) / sigma`;
-    - from noise: `v = gamma'/2 sigma (sigma z - eps)`, `u = (z - sigma eps) / alpha`;
-    - from a velocity: the two forms of `v` solved for `u` and `eps`.
-
-    The spans follow from the schedule when the path is made. If the log-SNR is bounded, targets and noise can be used
-    on all of [0, 1]. At an end where the log-SNR is infinite, every span stops where the smaller coefficient is 0.01,
-    or 1e-5 before the end. A velocity determines the target only where gamma rises. A bounded schedule may be flat at t
-    = 1, so there the span of velocities ends at 0.99. A schedule that is traced counts as bounded.
-
-    **Arguments:**
-
-    - `schedule`: the log-SNR as a function of time.
-
-    **Raises:** `ValueError` if the log-SNR is not finite inside (0, 1).
-
-    ```python
-    import flowprop as fp
-
-    path = fp.VPPath(fp.CosineNoiseSchedule())
-    print(round(float(path.alpha(0.0)), 4))  # 0.1
-    print(round(float(path.alpha(0.3) ** 2 + path.sigma(0.3) ** 2), 4))  # 1.0
-    print(path.target_span, path.velocity_span)  # (0.0, 1.0) (0.0, 0.99)
-    ```
-    """
-
-    schedule: AbstractNoiseSchedule
-    spans: tuple[Span, Span, Span] = eqx.field(static=True)
-
-    @checked
-    def __init__(self, schedule: AbstractNoiseSchedule) -> None:
-        self.schedule = schedule
-        log_snr = schedule.gamma
-
-        def sizes(t: Array) -> Array:
-            alpha, sigma, wronskian = sizes_of(lambda s: _share(log_snr(s)), lambda s: _share(-log_snr(s)), t)
-            return jnp.stack([jnp.minimum(alpha, sigma), wronskian])
-
-        (start, end), (first, last) = spans_of(sizes) or ((0.0, 1.0), (0.0, 1.0))
-        # A velocity determines the target only where gamma rises. A bounded schedule may be flat at t = 1, or may
-        # become flat there in training.
-        self.spans = (start, end), (start, end), (max(start, first), min(last, 0.99 if end == 1 else end))
-
-    @property
-    def target_span(self) -> Span:
-        """The times at which a target determines noise and velocity."""
-        return self.spans[0]
-
-    @property
-    def noise_span(self) -> Span:
-        """The times at which noise determines target and velocity."""
-        return self.spans[1]
-
-    @property
-    def velocity_span(self) -> Span:
-        """The times at which a velocity determines target and noise."""
-        return self.spans[2]
-
-    @checked
-    def alpha(self, t: Float[ArrayLike, "*times"]) -> Float[Array, "*times"]:
-        """`sqrt(sigmoid(gamma))`, the factor of the data.
-
-        **Arguments:**
-
-        - `t`: one time in [0, 1], or an array of times.
-
-        **Returns:** an array of the shape of `t`.
-        """
-        return _share(self.gamma(t))
-
-    @checked
-    def sigma(self, t: Float[ArrayLike, "*times"]) -> Float[Array, "*times"]:
-        """`sqrt(sigmoid(-gamma))`, the factor of the noise.
-
-        **Arguments:**
-
-        - `t`: one time in [0, 1], or an array of times.
-
-        **Returns:** an array of the shape of `t`.
-        """
-        return _share(-self.gamma(t))
-
-    @checked
-    def gamma(self, t: Float[ArrayLike, "*times"]) -> Float[Array, "*times"]:
-        """The log-SNR of the schedule.
-
-        **Arguments:**
-
-        - `t`: one time in [0, 1], or an array of times.
-
-        **Returns:** an array of the shape of `t`.
-        """
-        return self.schedule.gamma(t)
-
-    def diffusion(self, t: Time) -> tuple[Scalar, Scalar]:
-        """The diffusion of the reverse SDE: `g^2 = gamma' sigma^2`, so that the drift is
-        `gamma' (alpha u - (1 + alpha^2)/2 z)`.
-
-        **Arguments:**
-
-        - `t`: a time.
-
-        **Returns:** two scalars, `g` and `g^2 / (2 sigma)`.
-        """
-        # Rounding makes a flat schedule's slope -7e-6, whose root is NaN.
-        slope, sigma = jnp.maximum(derivative(self.gamma, t), 0), self.sigma(t)
-        return jnp.sqrt(slope) * sigma, slope * sigma / 2
-
-    def from_target(self, t: Time, z: Point, target: Point) -> Estimate:
-        """Target, noise and velocity from an estimated target: `v = gamma'/2 alpha (u - alpha z)`.
-
-        **Arguments:**
-
-        - `t`: a time in `target_span`.
-        - `z`: one point on the path, `(*shape)`.
-        - `target`: the estimate of `E[z_1 | z_t = z]`, `(*shape)`.
-
-        **Returns:** a [`flowprop.Estimate`][].
-        """
-        alpha, sigma = self.alpha(t), self.sigma(t)
-        velocity = derivative(self.gamma, t) / 2 * alpha * (target - alpha * z)
-        return Estimate(target, (z - alpha * target) / sigma, velocity)
-
-    def from_noise(self, t: Time, z: Point, noise: Point) -> Estimate:
-        """Target, noise and velocity from estimated noise: `v = gamma'/2 sigma (sigma z - eps)`.
-
-        **Arguments:**
-
-        - `t`: a time in `noise_span`.
-        - `z`: one point on the path, `(*shape)`.
-        - `noise`: the estimate of `E[z_0 | z_t = z]`, `(*shape)`.
-
-        **Returns:** a [`flowprop.Estimate`][].
-        """
-        alpha, sigma = self.alpha(t), self.sigma(t)
-        velocity = derivative(self.gamma, t) / 2 * sigma * (sigma * z - noise)
-        return Estimate((z - sigma * noise) / alpha, noise, velocity)
-
-    def from_velocity(self, t: Time, z: Point, velocity: Point) -> Estimate:
-        """Target, noise and velocity from an estimated velocity: `u = alpha z + 2 v / (gamma' alpha)`.
-
-        The noise is `eps = sigma z - 2 v / (gamma' sigma)`.
-
-        **Arguments:**
-
-        - `t`: a time in `velocity_span`.
-        - `z`: one point on the path, `(*shape)`.
-        - `velocity`: the estimate of `E[alpha' z_1 + sigma' z_0 | z_t = z]`, `(*shape)`.
-
-        **Returns:** a [`flowprop.Estimate`][].
-        """
-        alpha, sigma = self.alpha(t), self.sigma(t)
-        rate = 2 * velocity / derivative(self.gamma, t)
-        return Estimate(alpha * z + rate / alpha, sigma * z - rate / sigma, velocity)

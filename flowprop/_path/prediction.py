@@ -8,14 +8,13 @@ determines target, noise and velocity.
 import abc
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from .._types import Point, Real, Scalar, Time, Times, check_number, checked
-from .path import AbstractPath, Estimate, derivative
-from .span import known
+from .path import AbstractPath, Estimate
+from .span import derivative, known
 
 
 def _square(difference: Point) -> Scalar:
@@ -25,13 +24,14 @@ def _square(difference: Point) -> Scalar:
 class AbstractPrediction(eqx.Module):
     """The meaning of a network's output at time `t` and point `z` of a path (the parametrisation of a diffusion model).
 
-    A prediction of your own defines all abstract methods.
+    A prediction of your own defines all abstract methods. It defines `interface` only if its network is not given the
+    whole condition, or returns an array of another shape than `z`.
     """
 
     @property
-    @abc.abstractmethod
     def takes_embeddings(self) -> bool:
-        """Whether a condition is a pair `(features, W)`, whose class embeddings `W` the network is not given."""
+        """Whether a condition is a pair `(features, W)` with the class embeddings `W`. By default `False`."""
+        return False
 
     @abc.abstractmethod
     def span(self, path: AbstractPath) -> tuple[float, float]:
@@ -53,7 +53,7 @@ class AbstractPrediction(eqx.Module):
         - `path`: the path of the flow.
         - `t`: a time in the span.
         - `z`: one point on the path, `(*shape)`.
-        - `output`: the network's output at `t` and `z`, of the shape `output_shape`.
+        - `output`: the network's output at `t` and `z`, of the shape that `interface` says.
         - `condition`: the condition of the example; `None` if there is none.
 
         **Returns:** a [`flowprop.Estimate`][].
@@ -69,7 +69,7 @@ class AbstractPrediction(eqx.Module):
         - `t`: a time in the span.
         - `z0`: the noise of one example, `(*shape)`.
         - `z1`: the data of one example, `(*shape)`.
-        - `output`: the network's output at `t` and `z_t`, of the shape `output_shape`.
+        - `output`: the network's output at `t` and `z_t`, of the shape that `interface` says.
         - `condition`: the condition of the example; `None` if there is none.
 
         **Returns:** a scalar.
@@ -102,45 +102,20 @@ class AbstractPrediction(eqx.Module):
         scale = known(lambda: self.scale(path, jnp.linspace(*self.span(path), 5)))
         return scale is not None and bool(np.all(scale == 1))
 
-    @abc.abstractmethod
-    def network_condition(self, condition: PyTree) -> PyTree:
-        """The part of a condition that the network is given.
-
-        **Arguments:**
-
-        - `condition`: the condition of one example.
-
-        **Returns:** a PyTree: `condition` itself, or its features.
-        """
-
-    @abc.abstractmethod
-    def output_shape(self, shape: tuple[int, ...], condition: PyTree) -> tuple[int, ...]:
-        """The shape that the network returns for points of `shape`.
+    def interface(self, shape: tuple[int, ...], condition: PyTree) -> tuple[PyTree, tuple[int, ...]]:
+        """What the network is given as condition, and the shape that it returns.
 
         **Arguments:**
 
         - `shape`: the shape of one example.
         - `condition`: the condition of one example; `None` if there is none.
 
-        **Returns:** a tuple of sizes.
+        **Returns:** by default `condition` and `shape`.
         """
+        return condition, shape
 
 
-class AbstractPointPrediction(AbstractPrediction):
-    """A prediction whose network is given the whole condition and returns the shape of `z`."""
-
-    @property
-    def takes_embeddings(self) -> bool:
-        return False
-
-    def network_condition(self, condition: PyTree) -> PyTree:
-        return condition
-
-    def output_shape(self, shape: tuple[int, ...], condition: PyTree) -> tuple[int, ...]:
-        return shape
-
-
-class TargetPrediction(AbstractPointPrediction):
+class TargetPrediction(AbstractPrediction):
     """The network returns the target, `u ~ E[z_1 | z_t, x]`.
 
     Usual names: x0-prediction (x1-prediction where data are at t = 1), denoiser, data prediction. The error is
@@ -169,7 +144,7 @@ class TargetPrediction(AbstractPointPrediction):
         return jnp.ones_like(path.alpha(t))
 
 
-class NoisePrediction(AbstractPointPrediction):
+class NoisePrediction(AbstractPrediction):
     """The network returns the noise, `eps ~ E[z_0 | z_t, x]`.
 
     Usual name: epsilon prediction ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), eq. 14). The error is
@@ -198,7 +173,7 @@ class NoisePrediction(AbstractPointPrediction):
         return jnp.square(path.alpha(t) / path.sigma(t))
 
 
-class VelocityPrediction(AbstractPointPrediction):
+class VelocityPrediction(AbstractPrediction):
     """The network returns the velocity, `v ~ E[alpha' z_1 + sigma' z_0 | z_t, x]`.
 
     This is the vector field of flow matching ([Lipman et al. 2023](https://arxiv.org/abs/2210.02747)). The error is
@@ -229,7 +204,7 @@ class VelocityPrediction(AbstractPointPrediction):
 
 
 @checked
-class PreconditionedPrediction(AbstractPointPrediction):
+class PreconditionedPrediction(AbstractPrediction):
     """The network returns `F`: what is left of the target after the best denoiser of a Gaussian.
 
     `u = alpha s^2 / D z + s sigma / sqrt(D) F` with `D = alpha^2 s^2 + sigma^2`. The first term is the optimal denoiser
@@ -283,114 +258,3 @@ class PreconditionedPrediction(AbstractPointPrediction):
 
     def scale(self, path: AbstractPath, t: Times) -> Float[Array, "*times"]:
         return self._variance(path, t) / jnp.square(self.data_std * path.sigma(t))
-
-
-class CategoricalPrediction(AbstractPrediction):
-    """The network returns logits over classes, and the target is `u = softmax(logits) W`.
-
-    ([NoProp](https://arxiv.org/abs/2503.24322), section 2.3.2.) The rows of `W` are the embeddings of the classes. The
-    optimal target of class embeddings is `sum_k p(k | z_t, x) W_k`, so nothing is lost. The embeddings are part of the
-    condition, `(features, W)`, of which the network is given the features only. They are not stored here, because a
-    matrix stored here and in the classifier would become two separate parameters.
-
-    ```python
-    import flowprop as fp
-    import jax.numpy as jnp
-
-    prediction = fp.CategoricalPrediction()
-    flow = fp.Flow(lambda t, z, x: x, fp.CondOTPath(), prediction, shape=(2,))
-    logits, W = jnp.zeros(3), jnp.array([[3.0, 0.0], [0.0, 3.0], [0.0, 0.0]])
-    print(flow.target(0.5, jnp.zeros(2), (logits, W)).round(4))  # [1. 1.]
-    ```
-    """
-
-    @property
-    def takes_embeddings(self) -> bool:
-        return True
-
-    def span(self, path: AbstractPath) -> tuple[float, float]:
-        return path.target_span
-
-    def estimate(self, path: AbstractPath, t: Time, z: Point, output: Array, condition: PyTree) -> Estimate:
-        return path.from_target(t, z, self._target(output, condition))
-
-    def error(self, path: AbstractPath, t: Time, z0: Point, z1: Point, output: Array, condition: PyTree) -> Scalar:
-        return _square(self._target(output, condition) - z1)
-
-    def scale(self, path: AbstractPath, t: Times) -> Float[Array, "*times"]:
-        return jnp.ones_like(path.alpha(t))
-
-    def network_condition(self, condition: PyTree) -> PyTree:
-        return _features_and_matrix(condition)[0]
-
-    def output_shape(self, shape: tuple[int, ...], condition: PyTree) -> tuple[int, ...]:
-        return (_features_and_matrix(condition)[1].shape[0],)
-
-    def _target(self, logits: Float[Array, " classes"], condition: PyTree) -> Point:
-        return jnp.tensordot(jax.nn.softmax(logits), _features_and_matrix(condition)[1], axes=1)
-
-
-@checked
-class EarlyStopPrediction(AbstractPrediction):
-    """Another prediction on a shorter span: sampling then ends with one evaluation of the target.
-
-    This step removes the noise that is left ([Jolicoeur-Martineau et al. 2021](https://arxiv.org/abs/2009.05475)). The
-    solver does not have to integrate the last part of the span, where velocities change fastest. For a trained flow,
-    use `dataclasses.replace(flow, prediction=fp.EarlyStopPrediction(flow.prediction))`. The likelihood of that flow is
-    the likelihood of the data with the noise that the path has at the end of the span.
-
-    **Arguments:**
-
-    - `prediction`: the meaning of the network's output.
-    - `end`: the end of the span, unless the span of `prediction` ends earlier. By default 0.98.
-
-    **Raises:** `ValueError` if `end` is not in (0, 1).
-
-    ```python
-    import flowprop as fp
-    import jax
-
-    network = fp.nn.MLP(shape=(2,), width=8, depth=1, key=jax.random.key(0))
-    prediction = fp.EarlyStopPrediction(fp.VelocityPrediction(), end=0.95)
-    flow = fp.Flow(network, fp.CondOTPath(), prediction, shape=(2,))
-    print(flow.span)  # (0.0, 0.95)
-    ```
-    """
-
-    prediction: AbstractPrediction
-    end: Real = eqx.field(default=0.98, static=True)
-
-    def __check_init__(self) -> None:
-        check_number("end", self.end, above=0, below=1, remedy="give a time in (0, 1), close to 1, where the data are")
-
-    @property
-    def takes_embeddings(self) -> bool:
-        return self.prediction.takes_embeddings
-
-    def span(self, path: AbstractPath) -> tuple[float, float]:
-        start, end = self.prediction.span(path)
-        return start, min(end, self.end)
-
-    def estimate(self, path: AbstractPath, t: Time, z: Point, output: Array, condition: PyTree) -> Estimate:
-        return self.prediction.estimate(path, t, z, output, condition)
-
-    def error(self, path: AbstractPath, t: Time, z0: Point, z1: Point, output: Array, condition: PyTree) -> Scalar:
-        return self.prediction.error(path, t, z0, z1, output, condition)
-
-    def scale(self, path: AbstractPath, t: Times) -> Float[Array, "*times"]:
-        return self.prediction.scale(path, t)
-
-    def network_condition(self, condition: PyTree) -> PyTree:
-        return self.prediction.network_condition(condition)
-
-    def output_shape(self, shape: tuple[int, ...], condition: PyTree) -> tuple[int, ...]:
-        return self.prediction.output_shape(shape, condition)
-
-
-def _features_and_matrix(condition: PyTree) -> tuple[PyTree, Float[Array, "classes *shape"]]:
-    if not (isinstance(condition, tuple) and len(condition) == 2):
-        raise ValueError(
-            f"`x` is {type(condition).__name__} where a categorical prediction needs the pair `(features, W)`, with "
-            "the class embeddings W, one in each row: make it with `fp.Classifier.condition`"
-        )
-    return condition

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import PyTree
 
 from .._flow.flow import Flow
+from .._flow.noise import check_gaussian
 from .._frozen import Frozen
 from .._types import Number, Point, PRNGKey, Scalar, Time, check_number, check_positive, checked, is_traced
 from .brownian import Increments
@@ -116,7 +117,7 @@ class AncestralIntegrator(AbstractIntegrator):
         **Raises:** `ValueError` if the noise of the flow is not gaussian given the data, or if `stochasticity` is above
         0 and `key` is `None`.
         """
-        flow.check_gaussian("an ancestral step")
+        check_gaussian(flow, "an ancestral step")
         brownian: Increments | None = None
         if self.draws_noise:
             if key is None:

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from .._batch import compiled, example_keys, in_batches
 from .._flow.checks import check_draws
 from .._flow.flow import Flow
+from .._flow.noise import noise_std
 from .._rows import settled
 from .._types import Point, PRNGKey, checked
 from .integrator import AbstractIntegrator, AbstractODEIntegrator
@@ -75,7 +76,7 @@ def _reflow_pairs(
         key_noise, _ = jax.random.split(key)
         z = flow.draw_noise(key=key_noise)
         data, succeeded = solve_to_data(flow, z, x, integrator, None)
-        return z / flow.noise_std, data, ~succeeded
+        return z / noise_std(flow), data, ~succeeded
 
     numbers = math.prod(flow.shape)
     return in_batches(one, (example_keys(key, num_pairs), x), batch_size, numbers_per_example=numbers)

@@ -10,6 +10,7 @@ import lineax as lx
 from jaxtyping import PyTree
 
 from .._flow.flow import Flow
+from .._flow.noise import check_gaussian
 from .._frozen import Frozen
 from .._types import Number, Point, PRNGKey, Scalar, Time, check_number, check_positive, checked
 from .brownian import Increments
@@ -109,7 +110,7 @@ class SDEIntegrator(AbstractIntegrator):
 
         **Raises:** `ValueError` if the noise of the flow is not gaussian given the data, or if `key` is `None`.
         """
-        flow.check_gaussian("an SDE")
+        check_gaussian(flow, "an SDE")
         if key is None:
             raise ValueError("`key` is None: an SDE draws random numbers, so give `jax.random.key(seed)`")
         churn = self.churn.value.astype(z.dtype)

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
 from .._flow.flow import Flow
+from .._flow.network import solve_dtype
 from .._types import Number, Point, PRNGKey, Time, check_key, check_number, check_shape, checked, is_traced
 from .integrator import AbstractIntegrator, as_times, final_state, forward_mode_explained, succeeded
 from .ode import ODEIntegrator
@@ -78,7 +79,7 @@ def solve(
     if not is_traced(z) and not np.all(np.isfinite(z)):
         count = int(np.sum(~np.isfinite(z)))
         raise ValueError(f"`z` contains {count} numbers that are not finite: give a finite point")
-    z = z.astype(flow.solve_dtype(z))
+    z = z.astype(solve_dtype(flow.network, z))
     start, end = flow.span
     t0 = _within("t0", start if t0 is None else t0, flow)
     t1 = _within("t1", end if t1 is None else t1, flow)

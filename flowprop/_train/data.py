@@ -1,5 +1,6 @@
 """Conversion of a caller's data to arrays that share their first axis, the axis of examples."""
 
+import mmap
 from typing import Any
 
 import jax
@@ -23,47 +24,50 @@ REMEDIES = {
 }
 
 
-def collect(data: Any) -> tuple[PyTree, ...]:
+def collect(data: Any, name: str = "data") -> tuple[PyTree, ...]:
     """A caller's data as a tuple with one entry for each argument of a loss.
 
     **Arguments:**
 
     - `data`: an array, or a tuple or list whose entries are arrays or PyTrees of arrays. An array is a NumPy or JAX
       array, or an object that converts to one: a data frame of numbers, a tensor on the CPU.
+    - `name`: how messages name the data.
 
     **Returns:** PyTrees of NumPy or JAX arrays. Arrays that need no conversion are not copied.
 
     **Raises:** `TypeError` or `ValueError`; the message names the entry.
     """
     if not isinstance(data, list | tuple):
-        if not _is_array(data):
+        if not is_array(data):
             raise TypeError(
-                f"`data` is {described(data)}: give an array, or a tuple with one entry for each argument of `loss`"
+                f"`{name}` is {described(data)}: give an array, or a tuple with one entry for each argument of `loss`"
             )
         data = (data,)
     if not data:
-        raise ValueError("`data` is empty: give an array, or a tuple with one entry for each argument of `loss`")
+        raise ValueError(f"`{name}` is empty: give an array, or a tuple with one entry for each argument of `loss`")
     if isinstance(data, list):
-        _refuse_numbers("data", data)
-    entries = tuple(_entry(f"data[{i}]", entry) for i, entry in enumerate(data))
-    (first, array), *others = named_arrays(entries)
-    for name, other in others:
+        _refuse_numbers(name, data)
+    entries = tuple(_entry(f"{name}[{i}]", entry) for i, entry in enumerate(data))
+    (first, array), *others = named_arrays(entries, name)
+    for label, other in others:
         if other.shape[0] != array.shape[0]:
             raise ValueError(
-                f"`{name}` has {other.shape[0]} examples where `{first}` has {array.shape[0]}: "
+                f"`{label}` has {other.shape[0]} examples where `{first}` has {array.shape[0]}: "
                 "all arrays must have the same size along their first axis, the axis of examples"
             )
     return entries
 
 
-def named_arrays(entries: tuple[PyTree, ...]) -> list[tuple[str, Array | np.ndarray]]:
+def named_arrays(entries: tuple[PyTree, ...], name: str = "data") -> list[tuple[str, Array | np.ndarray]]:
     """The arrays of collected data, each with its name: `data[1]['age']`."""
-    return [(f"data{jax.tree_util.keystr(path)}", leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(entries)]
+    return [
+        (f"{name}{jax.tree_util.keystr(path)}", leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(entries)
+    ]
 
 
-def check_finite(entries: tuple[PyTree, ...]) -> None:
+def check_finite(entries: tuple[PyTree, ...], name: str = "data") -> None:
     """Raise a `ValueError` that names the first row with NaN or infinity, in the type to which JAX converts it."""
-    for name, array in named_arrays(entries):
+    for label, array in named_arrays(entries, name):
         if is_key(array) or not jnp.issubdtype(array.dtype, jnp.floating):
             continue
         rows = np.flatnonzero(~finite_rows(array))
@@ -73,8 +77,9 @@ def check_finite(entries: tuple[PyTree, ...]) -> None:
             what = f"a number too large for {dtype}"
             what = "infinity" if np.any(np.isinf(row)) else what
             what = "NaN" if np.any(np.isnan(row)) else what
-            more = f" (and {rows.size - 1} more)" if rows.size > 1 else ""
-            raise ValueError(f"`{name}` has {what} in row {rows[0]}{more}: remove such rows, or fill in their values")
+            raise ValueError(
+                f"`{label}` has {what} in row {rows[0]}{_and_more(rows)}: remove such rows, or fill in their values"
+            )
 
 
 def finite_rows(array: Array | np.ndarray) -> Bool[np.ndarray, " examples"]:
@@ -89,6 +94,7 @@ def finite_rows(array: Array | np.ndarray) -> Bool[np.ndarray, " examples"]:
             finite = np.isfinite(array[start : start + step].astype(dtype, copy=False))
             if not finite.all():
                 found[start : start + step] = finite.reshape(len(finite), -1).all(axis=1)
+            release(array)
     return found
 
 
@@ -99,7 +105,7 @@ def _finite_rows(array: Array) -> Array:
 
 def example_weights(weights: Any, num_examples: int) -> Float[np.ndarray, " examples"]:
     """The weights of the examples, divided by their mean."""
-    if not _is_array(weights):
+    if not is_array(weights):
         raise TypeError(f"`weights` is {described(weights)}: give an array, one number for each example")
     array = _array("weights", weights)
     if array.shape != (num_examples,):
@@ -121,7 +127,19 @@ def to_device(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else jax.device_put(leaf), tree)
 
 
-def _is_array(value: Any) -> bool:
+def release(data: PyTree) -> None:
+    """Give the pages of memory-mapped files back, which otherwise count as the memory of this process."""
+    for leaf in jax.tree.leaves(data):
+        # In other modes than read-only, pages may hold changes that are in no file.
+        if isinstance(leaf, np.memmap) and leaf.mode == "r" and hasattr(mmap, "MADV_DONTNEED"):
+            base: Any = leaf
+            while base is not None and not isinstance(base, mmap.mmap):
+                base = getattr(base, "base", None)
+            if base is not None:
+                base.madvise(mmap.MADV_DONTNEED)
+
+
+def is_array(value: Any) -> bool:
     """Whether a value is an array, or converts to one."""
     if isinstance(value, type):
         return False
@@ -143,7 +161,7 @@ def _entry(name: str, entry: Any) -> PyTree:
         nodes = {f"{name}[{key!r}]": value for key, value in entry.items()}
     for label, node in nodes.items():
         _refuse_numbers(label, node)
-    leaves, structure = jax.tree_util.tree_flatten_with_path(entry, is_leaf=_is_array)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(entry, is_leaf=is_array)
     if not leaves:
         raise TypeError(f"`{name}` is {described(entry)}, which has no arrays: leave it out")
     arrays = [_array(name + jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
@@ -154,11 +172,12 @@ def _array(name: str, leaf: Any) -> Array | np.ndarray:
     """A leaf as an array of numbers in native byte order."""
     if isinstance(leaf, np.ma.MaskedArray):
         raise TypeError(f"`{name}` is a masked array: fill it, `.filled(value)`, or remove the masked rows")
-    if not _is_array(leaf):
+    if not is_array(leaf):
         raise TypeError(f"`{name}` is {described(leaf)}: give a NumPy or JAX array")
     array = leaf
     if not isinstance(leaf, jax.Array):
-        array = np.asarray(leaf.to_numpy() if callable(getattr(leaf, "to_numpy", None)) else leaf)
+        # A memory-mapped file stays one.
+        array = leaf if isinstance(leaf, np.memmap) else np.asarray(_converted(name, leaf))
     if not is_key(array):
         array = _numbers(name, array)
     if array.ndim == 0:
@@ -166,6 +185,29 @@ def _array(name: str, leaf: Any) -> Array | np.ndarray:
     if array.shape[0] == 0:
         raise ValueError(f"`{name}` has shape {tuple(array.shape)}: it has no examples")
     return array
+
+
+def _converted(name: str, leaf: Any) -> Any:
+    """An object of another library as an array. The columns of a data frame are checked by name."""
+    if not callable(getattr(leaf, "to_numpy", None)):
+        return leaf
+    if getattr(leaf, "ndim", 2) != 2 or not hasattr(leaf, "columns"):
+        return leaf.to_numpy()
+    columns = []
+    for column in leaf.columns:
+        values = _numbers(f"{name}[{column!r}]", np.asarray(leaf[column].to_numpy()))
+        rows = np.flatnonzero(~np.isfinite(values)) if np.issubdtype(values.dtype, np.floating) else np.zeros(0)
+        if rows.size:
+            raise ValueError(
+                f"`{name}[{column!r}]` has {values[rows[0]]} in row {rows[0]}{_and_more(rows)}: remove such rows, or "
+                "fill in their values"
+            )
+        columns.append(values)
+    return np.stack(columns, axis=1) if columns else leaf.to_numpy()
+
+
+def _and_more(rows: np.ndarray) -> str:
+    return f" (and {rows.size - 1} more)" if rows.size > 1 else ""
 
 
 def _numbers(name: str, array: Array | np.ndarray) -> Array | np.ndarray:

@@ -15,10 +15,8 @@ from .._frozen import trainable
 from .._types import PRNGKey
 
 
-#: A report, for optimisers that skip bad steps: whether the loss or, if not, all parameters are finite.
-SOUND = "sound"
 #: Names in the history that `fit` uses itself.
-RESERVED = frozenset({"step", "loss", "evaluation_step", SOUND})
+RESERVED = frozenset({"step", "loss", "evaluation_step"})
 
 
 @runtime_checkable
@@ -29,8 +27,8 @@ class Trainable(Protocol):
     def loss(self) -> Callable[..., Any]: ...
 
 
-def check_loss(model: Any, entries: tuple[PyTree, ...], weights: Any) -> None:
-    """Raise a `TypeError` unless the model has a loss that takes one argument for each entry of the data."""
+def check_loss(model: Any, entries: tuple[PyTree, ...] | None = None, weights: Any = None) -> None:
+    """Raise a `TypeError` unless the model has a loss; if data are given, one that takes an argument for each entry."""
     if isinstance(model, type) or not isinstance(model, Trainable):
         missing = "make an instance" if isinstance(model, type) else "give a flow, a classifier, or a model of your own"
         raise TypeError(
@@ -48,6 +46,8 @@ def check_loss(model: Any, entries: tuple[PyTree, ...], weights: Any) -> None:
     for name, remedy in remedies.items():
         if name not in signature.parameters and not any_name:
             raise TypeError(f"`model.loss({names})` has no argument `{name}`: {remedy}")
+    if entries is None:
+        return
     try:
         signature.bind(*entries, **dict.fromkeys(remedies))
     except TypeError as error:
@@ -58,7 +58,7 @@ def check_loss(model: Any, entries: tuple[PyTree, ...], weights: Any) -> None:
 
 
 def evaluate_loss(
-    model: PyTree, batch: tuple, weights: Array | None, *, key: PRNGKey
+    model: PyTree, batch: tuple, weights: Any, *, key: PRNGKey
 ) -> tuple[Array, dict[str, Array], PyTree]:
     """A model's loss, its metrics, and its new arrays that are not trained (`None` if the loss returns no model)."""
     # These are read before the call: an `equinox.nn.State` cannot be read after it has been updated.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .._path.path import derivative
+from .._path.span import derivative
 from .._types import Point, PRNGKey, Time, checked
 from ._mixture import Mixture
 from ._runge_kutta import Grid, carry, coefficients, grid

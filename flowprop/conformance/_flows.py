@@ -6,15 +6,16 @@ from jaxtyping import Array, PyTree
 
 from .._flow.flow import Flow
 from .._likelihood.log_prob import log_prob
-from .._path.path import AbstractPath, derivative
+from .._path.early_stop import EarlyStopPrediction
+from .._path.path import AbstractPath
 from .._path.prediction import (
     AbstractPrediction,
-    EarlyStopPrediction,
     NoisePrediction,
     PreconditionedPrediction,
     TargetPrediction,
     VelocityPrediction,
 )
+from .._path.span import derivative
 from .._solve.sample import sample
 from .._types import Point, Time, checked
 from ._check import AbstractCheck

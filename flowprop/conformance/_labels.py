@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from .._path.path import derivative
+from .._path.span import derivative
 from .._types import Point, PRNGKey, Time, checked
 from ._exact import GaussianPath
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._path.path import derivative
+from .._path.span import derivative
 from ._mixture import Mixture
 
 

@@ -111,6 +111,8 @@ FLOWS = {
     "early stop": lambda: vp_flow(prediction=fp.EarlyStopPrediction(fp.TargetPrediction())),
     "another early stop": lambda: vp_flow(prediction=fp.EarlyStopPrediction(fp.TargetPrediction(), 0.9)),
     "early stop of noise": lambda: vp_flow(prediction=fp.EarlyStopPrediction(fp.NoisePrediction())),
+    "an end": lambda: fm(end=0.9),
+    "another end": lambda: fm(end=0.95),
     "categorical": label_flow,
     "tanh": lambda: fm(mlp(activation=jnp.tanh)),
     "relu": lambda: fm(mlp(activation=jax.nn.relu)),

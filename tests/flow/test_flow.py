@@ -1,5 +1,9 @@
 """Flows: the losses of their constructors, conditions, and training."""
 
+import dataclasses
+import re
+from pathlib import Path
+
 import closed_forms as exact
 import equinox as eqx
 import jax
@@ -9,7 +13,7 @@ import optax
 import pytest
 
 import flowprop as fp
-from flowprop._path.path import derivative
+from flowprop._path.span import derivative
 
 
 SCHEDULE = fp.SigmoidNoiseSchedule(8.0)
@@ -101,6 +105,14 @@ def test_wrong_shapes_name_the_argument(key):
         fp.fm_flow(lambda t, z, x: z[:1], shape=(2,)).loss(jnp.zeros((5, 2)), key=key)
     with pytest.raises(ValueError, match=r"`shape` is \(0,\)"):
         fp.fm_flow(network, shape=(0,))
+
+
+def test_the_public_members_are_those_of_the_reference():
+    page = (Path(__file__).parents[2] / "docs" / "api" / "flows.md").read_text()
+    listed = re.search(r"flowprop\.Flow\n    options:\n      members: \[(.*)\]", page)
+    fields = {field.name for field in dataclasses.fields(fp.Flow)}
+    public = {name for name in vars(fp.Flow) if not name.startswith("_")} - fields
+    assert set(listed.group(1).split(", ")) == public
 
 
 def test_double_precision_stays(x64, key):

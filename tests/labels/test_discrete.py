@@ -11,6 +11,7 @@ import pytest
 from closed_forms import blobs
 
 import flowprop as fp
+from flowprop._flow.training import sample_times
 from flowprop._labels.label_loss import label_terms
 
 
@@ -254,7 +255,7 @@ class TestBlocks:
         """Also if the flow's span ends before 1, as with a velocity prediction."""
         model = constant(prediction=prediction)
         for index in range(T):
-            times = model.block(index).flow.sample_times(2, key=KEY)
+            times = sample_times(model.block(index).flow, 2, key=KEY)
             np.testing.assert_allclose(times, np.full(2, index / T), rtol=1e-6)
 
     @pytest.mark.parametrize("make", [blocks, shared, constant])

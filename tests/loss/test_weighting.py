@@ -291,7 +291,7 @@ class TestUnits:
         z0, z1 = jnp.asarray(draw.standard_normal((2, 2)))
         prediction = PREDICTIONS[prediction_name]
         condition = (None, jnp.asarray(EMBEDDINGS)) if prediction_name == "categorical" else None
-        output = jnp.asarray(draw.standard_normal(prediction.output_shape((2,), condition)))
+        output = jnp.asarray(draw.standard_normal(prediction.interface((2,), condition)[1]))
         return PATHS[path_name](), prediction, z0, z1, output, condition
 
     def test_errors_agree(self, path_name, prediction_name, x64):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import flowprop as fp
-from flowprop._path.path import derivative
+from flowprop._path.span import derivative
 
 
 PATHS = {

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 import flowprop as fp
-from flowprop._path.path import derivative
+from flowprop._path.span import derivative
 
 
-MATRIX = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, -1.0]])
 Z0, Z1 = np.array([0.7, -1.2]), np.array([0.4, 0.9])
 PAIRS = exact.PAIRS | exact.MORE_PAIRS
 each_pair = pytest.mark.parametrize("pair", PAIRS)
@@ -80,27 +79,6 @@ def test_a_score_needs_noise():
         flow.score(1.0, jnp.ones(2))
     with pytest.raises(eqx.EquinoxRuntimeError, match=r"sigma\(t\) > 0"):
         eqx.filter_jit(flow.score)(jnp.asarray(1.0), jnp.ones(2))
-
-
-def test_categorical_targets_are_means_of_embeddings(x64):
-    prediction, path = fp.CategoricalPrediction(), fp.CondOTPath()
-    logits, z = jnp.array([0.2, -1.0, 0.7]), jnp.asarray(Z1)
-    condition = ({"features": jnp.ones(4)}, jnp.asarray(MATRIX))
-    target = np.exp(logits) @ MATRIX / np.exp(logits).sum()
-    estimate = prediction.estimate(path, 0.3, z, logits, condition)
-    np.testing.assert_allclose(estimate.target, target)
-    np.testing.assert_allclose(estimate.velocity, (target - Z1) / 0.7)
-    error = prediction.error(path, 0.3, jnp.asarray(Z0), z, logits, condition)
-    np.testing.assert_allclose(error, np.sum((target - Z1) ** 2))
-    assert prediction.network_condition(condition) is condition[0]
-    assert prediction.output_shape((2,), condition) == (3,)
-    assert prediction.span(path) == (0.0, 0.99)
-
-
-def test_a_categorical_prediction_needs_the_embeddings():
-    flow = fp.Flow(lambda t, z, x: z, fp.CondOTPath(), fp.CategoricalPrediction(), shape=(2,))
-    with pytest.raises(ValueError, match=r"`x` is .*\(features, W\)"):
-        flow.target(0.5, jnp.ones(2), jnp.ones(3))
 
 
 def test_preconditioning_with_output_zero_is_the_optimal_denoiser_of_a_gaussian(x64):

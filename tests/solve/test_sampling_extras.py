@@ -84,8 +84,7 @@ def test_an_early_stop_changes_nothing_else(key):
     # A span that already ends earlier does not change.
     assert fp.EarlyStopPrediction(fp.TargetPrediction(), 0.995).span(fp.CondOTPath()) == (0, 0.99)
     labels = fp.EarlyStopPrediction(fp.CategoricalPrediction())
-    assert labels.network_condition(("features", jnp.eye(3))) == "features"
-    assert labels.output_shape((2,), ("features", jnp.eye(3))) == (3,)
+    assert labels.interface((2,), ("features", jnp.eye(3))) == ("features", (3,))
 
 
 def test_joint_steps_are_equal_and_end_where_the_ode_does(key):

@@ -11,7 +11,8 @@ import optax
 import pytest
 
 import flowprop as fp
-from flowprop._train.trainer import Trainer
+from flowprop._train.devices import Layout
+from flowprop._train.loop import Loop, Source
 
 
 class Regression(eqx.Module):
@@ -284,15 +285,14 @@ class TestHistory:
 
 class TestStepsPerCall:
     @staticmethod
-    def trainer(model, *data):
-        arrays = tuple(jnp.asarray(array) for array in data)
-        return Trainer(
-            model, arrays, optax.sgd(0.1), batch_size=2, key=KEY, ema=None, augment=None, steps_per_call=None
-        )
+    def loop(model, shape):
+        example = Source((jax.ShapeDtypeStruct(shape, jnp.float32),))
+        options = {"steps_per_call": None, "streamed": False, "layout": Layout()}
+        return Loop(fp.Trainer(model, optax.sgd(0.1)), example, batch_size=2, **options)
 
     def test_many_for_a_perceptron(self):
         network = fp.nn.MLP(shape=(2,), width=4, depth=1, key=KEY)
-        assert self.trainer(fp.fm_flow(network, shape=(2,)), np.zeros((4, 2), np.float32)).steps_per_call == 50
+        assert self.loop(fp.fm_flow(network, shape=(2,)), (2,)).steps_per_call == 50
 
     def test_one_for_convolutions_on_a_cpu(self):
         """There XLA runs their gradients about ten times slower inside a loop (jax-ml/jax#12868)."""
@@ -305,7 +305,7 @@ class TestStepsPerCall:
 
         model = Encoded(fp.nn.ConvEncoder((4, 4, 1), 3, channels=(2,), key=KEY))
         wanted = 1 if jax.default_backend() == "cpu" else 50
-        assert self.trainer(model, np.zeros((4, 4, 4, 1), np.float32)).steps_per_call == wanted
+        assert self.loop(model, (4, 4, 1)).steps_per_call == wanted
 
 
 class TestProgress:
@@ -346,8 +346,8 @@ class TestLossesThatAreNotFinite:
 
 def test_at_most_one_call_waits_for_the_device(monkeypatch):
     """Otherwise the progress bar, an interruption and a loss that is not finite would be delayed by minutes."""
-    calls, call = [], Trainer.__call__
-    monkeypatch.setattr(Trainer, "__call__", lambda self, s, count: calls.append(count) or call(self, s, count))
+    calls, call = [], Loop.__call__
+    monkeypatch.setattr(Loop, "__call__", lambda self, *args: calls.append(args[-1]) or call(self, *args))
 
     class Broken(eqx.Module):
         weight: jax.Array

@@ -138,7 +138,7 @@ DATES = np.array([datetime.date(2020, 1, 1)] * 20, "datetime64[D]")
 REFUSED = {
     "nothing": ((), "`data` is empty: give an array, or a tuple"),
     "None": (None, "`data` is None: give an array, or a tuple"),
-    "a generator": ((x for x in X), "`data` is a generator: give an array, or a tuple"),
+    "a generator": ((float(x[0]) for x in X), r"`data\[0\]` is 0.1.*: give a NumPy or JAX array"),
     "a dict": ({"a": X}, "`data` is a dict of 1: give an array, or a tuple"),
     "a number": (1.0, "`data` is 1.0: give an array"),
     "a string": ("data.npy", "`data` is 'data.npy': give an array"),
@@ -181,7 +181,7 @@ REFUSED = {
 
 @pytest.mark.parametrize(("data", "message"), REFUSED.values(), ids=REFUSED)
 def test_refused_before_the_first_step(data, message, monkeypatch):
-    monkeypatch.setattr(fit_module, "Trainer", lambda *_, **__: pytest.fail("training was prepared"))
+    monkeypatch.setattr(fit_module, "Loop", lambda *_, **__: pytest.fail("training was prepared"))
     # This loss accepts any number of entries.
     with pytest.raises((TypeError, ValueError), match=message) as caught:
         fit(data)

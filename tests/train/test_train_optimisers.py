@@ -10,7 +10,6 @@ import optax
 import pytest
 
 import flowprop as fp
-from flowprop._train.trainer import Trainer
 
 
 KEY = jax.random.key(5)
@@ -223,18 +222,10 @@ class TestHalfPrecision:
 
     def test_the_average_is_kept_in_32_bits(self):
         model = Mean(jnp.zeros(2, jnp.float16))
-        train = Trainer(
-            model,
-            (jnp.asarray(X),),
-            optax.sgd(0.1),
-            batch_size=8,
-            key=KEY,
-            ema=0.9,
-            augment=None,
-            steps_per_call=None,
-        )
-        assert train.unflatten(train.init()).average.w.dtype == jnp.float32
-        assert train.model(train.init()).w.dtype == jnp.float16
+        trainer = fp.Trainer(model, optax.sgd(0.1), ema=0.9)
+        state = trainer.init(key=KEY)
+        assert state.average.w.dtype == jnp.float32
+        assert trainer.model(state).w.dtype == jnp.float16
 
 
 class Torch:
