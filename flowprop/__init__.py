@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from . import data as data, metrics as metrics, nn as nn
-from ._checkpoint import load as load, save as save
+from ._checkpoint import ModelInfo as ModelInfo, load as load, model_info as model_info, save as save
 from ._divergence import (
     AbstractDivergence as AbstractDivergence,
     AbstractProbes as AbstractProbes,

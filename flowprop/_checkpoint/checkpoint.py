@@ -1,46 +1,41 @@
 """`save` writes a model to a file, and `load` reads it."""
 
 import json
-import math
 import os
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any, TypeVar, cast
+from typing import Any, TypeVar, overload
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from .._types import checked
+from .allowed import Changed
+from .archive import Mismatch, is_key, num_bytes, read_header, read_leaf, reading, write_array, write_header
+from .rebuild import CannotRebuild, check, decode, encode
 from .replace import check_regular, replacing
-from .structure import NUMBERS, Node, describe, differences, is_array, is_value, leaves
+from .structure import Node, describe, differences, is_array, is_value, leaves
 
 
 Model = TypeVar("Model")
 
-_FORMAT = "flowprop-2"
-_HEADER = "header.json"
-#: 16 MiB describe a model of about 100,000 arrays.
-_LARGEST_HEADER = 2**24
-#: The largest size of the part of an npy entry before the values.
-_LARGEST_ARRAY_HEADER = 1024
-_CHUNK = 2**24
 _MOST_DIFFERENCES = 8
 
 
 @checked
-def save(path: str | os.PathLike[str], model: Any) -> None:
+def save(path: str | os.PathLike[str], model: Any, metadata: dict[str, Any] | None = None) -> None:
     """Write a model's arrays and numbers to a file, with a description of its structure.
 
     The file is a zip without compression. It holds one `.npy` entry for each array and a JSON header with the numbers
     (`bool`, `int`, `float`, `complex`) and a description of the model's structure: the class of every node, its static
-    fields, and every function. [`flowprop.load`][] compares this description with the model that you give it.
+    fields, and every function. [`flowprop.load`][] compares this description with the model that you give it, or makes
+    the model from the header if all parts are of flowprop and the libraries that it is built on.
 
     - Classes and functions are described by name, without the private parts of their modules: `flowprop.nn.MLP`,
       `jax.silu`. Two functions of the same name, such as two lambdas in the same function, cannot be distinguished.
     - A `functools.partial` is described with its arguments; an array in a static field by a digest; any other object by
       its `repr`, or by its class alone if the `repr` shows a memory address.
-    - Other leaves, such as strings, are described and compared in the same way. They are not loaded.
+    - Other leaves, such as strings, are described and compared in the same way. They are not loaded into `like`.
 
     The file appears completely or not at all: `save` writes it beside `path` as `.NAME.HEX.part`, syncs it to disk, and
     renames it. If several processes save to one path, the last one wins. `save` also removes part files of the same
@@ -51,12 +46,15 @@ def save(path: str | os.PathLike[str], model: Any) -> None:
     - `path`: the path of the file, in a folder that exists. An existing file is replaced, and the new file keeps its
       mode. If `path` is a link, `save` replaces the file that it points to.
     - `model`: any PyTree of arrays, Python numbers and functions.
+    - `metadata`: notes to keep with the model, such as the names of columns. JSON has to be able to store them: text,
+      numbers, truth values, `None`, lists, and dicts with text as keys. `load` ignores them, and
+      [`flowprop.model_info`][] returns them.
 
     **Returns:** nothing.
 
     **Raises:** `OSError` if the file cannot be written; then no part of it is left. `ValueError` if `path` is a folder,
     a device, a pipe or a socket, or if the description is larger than 16 MiB. `TypeError` if a leaf has no values, or
-    is neither an array nor a number and cannot be described.
+    is neither an array nor a number and cannot be described, or if JSON cannot store `metadata`.
 
     ```python
     import flowprop as fp
@@ -64,10 +62,18 @@ def save(path: str | os.PathLike[str], model: Any) -> None:
 
     network = fp.nn.MLP(shape=(2,), width=8, depth=1, key=jax.random.key(0))
     flow = fp.fm_flow(network, shape=(2,))
-    fp.save("flow.fp", flow)
+    fp.save("flow.fp", flow, metadata={"columns": ["height", "weight"]})
+    print(fp.model_info("flow.fp").metadata["columns"])  # ['height', 'weight']
     ```
     """
+    _check_metadata(metadata)
     tree = describe(model)
+    versions = {library: version(library) for library in ("flowprop", "equinox", "jax")}
+    header: dict[str, Any] = {"versions": versions, "metadata": metadata or {}, "tree": tree}
+    try:
+        header["rebuild"] = encode(model)
+    except CannotRebuild as error:
+        header["needs_like"] = str(error)
     with replacing(Path(path)) as file, zipfile.ZipFile(file, "w") as archive:
         places = jax.tree_util.tree_leaves_with_path(model)
         for index, ((place, leaf), node) in enumerate(zip(places, leaves(tree, tree), strict=True)):
@@ -76,36 +82,43 @@ def save(path: str | os.PathLike[str], model: Any) -> None:
                 raise TypeError(f"`model` holds a shape without values at `{where}`: give a model with arrays")
             if is_array(leaf):
                 node["file"] = f"{index}.npy"
-                _write(archive, node["file"], leaf)
+                write_array(archive, node["file"], leaf)
             elif is_value(leaf):
                 node["value"] = [leaf.real, leaf.imag] if type(leaf) is complex else leaf
-        header = json.dumps({"format": _FORMAT, "tree": tree}).encode()
-        if len(header) > _LARGEST_HEADER:
-            raise ValueError(
-                f"`model` needs a description of {len(header)} bytes, and `fp.load` reads at most {_LARGEST_HEADER}: "
-                "combine numbers into arrays"
-            )
-        archive.writestr(zipfile.ZipInfo(_HEADER), header)
+        write_header(archive, header)
 
 
+@overload
+def load(path: str | os.PathLike[str], like: None = None) -> Any: ...
+@overload
+def load(path: str | os.PathLike[str], like: Model) -> Model: ...
 @checked
-def load(path: str | os.PathLike[str], like: Model) -> Model:
+def load(path: str | os.PathLike[str], like: Any = None) -> Any:
     """Read a model that [`flowprop.save`][] wrote.
 
-    `load` never runs code from the file. It takes no more memory than `like` needs, and 16 MiB for the description.
+    Without `like`, `load` makes the model from the file. It can do so if all parts of the model are of flowprop,
+    Equinox, JAX, Diffrax or Optax: their classes, and mathematical functions such as `jax.nn.silu`. It does not call
+    the constructors, and it never imports or runs anything that the file names. For a model with a class or a function
+    of your own, give `like`.
+
+    The arrays take no more memory than the file has bytes, or than `like` needs. The largest description that `load`
+    reads takes about 0.25 GB.
 
     **Arguments:**
 
     - `path`: the path of the file.
     - `like`: a model of the same structure, made by the same code. Its arrays and numbers are replaced by those of the
-      file; everything else is kept. It may be made by `equinox.filter_eval_shape`, which makes no arrays.
+      file; everything else is kept. It may be made by `equinox.filter_eval_shape`, which makes no arrays. If it is
+      `None`, the model is made from the file.
 
-    **Returns:** `like` with the values of the file.
+    **Returns:** the model, or `like` with the values of the file.
 
     **Raises:** `FileNotFoundError` if there is no such file. `ValueError` if the model in the file differs from `like`;
     the message lists where they differ: classes, static fields, functions, shapes and types of arrays. `ValueError`
-    also if `path` is not a regular file, or if the file is damaged, was not written by `save`, or is from a version
-    with another format.
+    without `like` if the model has a part that only `like` can give, if a class has other fields in this version than
+    in the file, or if the file has numbers in double precision that JAX is not set to use. `ValueError` also if `path`
+    is not a regular file, or if the file is damaged, was not written by `save`, or is from a version with another
+    format.
 
     If you move a class of your own to another module, its name changes. To read old files, give it the old name:
     `Net.__module__ = "old_module"`.
@@ -122,38 +135,35 @@ def load(path: str | os.PathLike[str], like: Model) -> Model:
 
 
     fp.save("flow.fp", make())
+    flow = fp.load("flow.fp")
+    print(flow.shape)  # (2,)
     flow = fp.load("flow.fp", eqx.filter_eval_shape(make))
     print(flow.shape)  # (2,)
     ```
     """
     path = Path(path)
     check_regular(path)
+    wanted = None if like is None else describe(like)
+    with reading(path) as file, zipfile.ZipFile(file) as archive:
+        header = read_header(path, archive)
+        if wanted is not None:
+            _compare(path, header["tree"], wanted)
+            return _filled(archive, header["tree"], wanted, like)
+        like = _rebuilt(path, header)
+        _check_arrays(path, like)
+        wanted = describe(like)
+        if any(differences(header["tree"], wanted)):
+            raise ValueError("its two descriptions of the model differ")
+        model = _filled(archive, header["tree"], wanted, like)
+        _check(path, model)
+        return model
+
+
+def _filled(archive: zipfile.ZipFile, tree: Node, wanted: Node, like: Model) -> Model:
+    """`like` with the values of a file."""
     parts, structure = jax.tree.flatten(like)
-    wanted = describe(like)
-    with open(path, "rb") as file:
-        try:
-            values = _values(path, file, wanted, parts)
-        except (_Mismatch, MemoryError):
-            raise
-        except Exception as error:  # a damaged file may raise any error: a password is missing, the JSON is a number
-            raise ValueError(f"`path` {path} is damaged or not a file of `fp.save`: {error}") from error
+    values = [read_leaf(archive, node, leaf) for node, leaf in zip(leaves(tree, wanted), parts, strict=True)]
     return jax.tree.unflatten(structure, values)
-
-
-class _Mismatch(ValueError):
-    """An error for an undamaged file that holds another model or format than the one that was asked for."""
-
-
-def _values(path: Path, file: IO[bytes], wanted: Node, parts: list[Any]) -> list[Any]:
-    with zipfile.ZipFile(file) as archive:
-        header = json.loads(_entry(archive, _HEADER, _LARGEST_HEADER).read())
-        if header["format"] != _FORMAT:
-            raise _Mismatch(
-                f"`path` {path} has format {header['format']!r} where this version reads {_FORMAT!r}: "
-                "read it with the version of flowprop that wrote it, or a newer one"
-            )
-        _compare(path, header["tree"], wanted)
-        return [_read(archive, node, leaf) for node, leaf in zip(leaves(header["tree"], wanted), parts, strict=True)]
 
 
 def _compare(path: Path, tree: Node, wanted: Node) -> None:
@@ -161,83 +171,60 @@ def _compare(path: Path, tree: Node, wanted: Node) -> None:
     if found:
         shown = [f"  {line}" for line in found[:_MOST_DIFFERENCES]]
         rest = [f"  and {len(found) - len(shown)} more"] if len(found) > len(shown) else []
-        raise _Mismatch(
+        raise Mismatch(
             "\n".join(
                 [f"`like` is not the model in {path}: make `like` with the same code as the saved model", *shown, *rest]
             )
         )
 
 
-def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+def _rebuilt(path: Path, header: dict[str, Any]) -> Any:
+    """The model that a header describes, with placeholders for its arrays."""
+    remedy = "give `like`, a model made by the same code"
+    if "needs_like" in header:
+        raise Mismatch(f"`path` {path} holds {header['needs_like']}, which `fp.load` cannot make from a file: {remedy}")
+    if "rebuild" not in header:
+        raise Mismatch(f"`path` {path} was written by a version that did not store how to make its model: {remedy}")
+    try:
+        return decode(header["rebuild"])
+    except Changed as error:
+        versions = ", ".join(f"{library} {number}" for library, number in header["versions"].items())
+        raise Mismatch(
+            f"`path` {path} holds {error}, which the installed libraries do not have or a file may not name: "
+            f"load it with the versions that wrote it ({versions})"
+        ) from None
 
 
-def _plain(leaf: Any) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype of a leaf in a file: the npy format has neither keys nor bfloat16."""
-    if _is_key(leaf):
-        leaf = jax.eval_shape(jax.random.key_data, leaf)
-    dtype = np.dtype(leaf.dtype)
-    return leaf.shape, np.dtype(f"u{dtype.itemsize}") if dtype.kind == "V" else dtype
+def _check_arrays(path: Path, like: Any) -> None:
+    """Raise an error if the arrays are larger than their file, or too precise for JAX's settings."""
+    arrays = list(filter(is_array, jax.tree.leaves(like)))
+    size, needed = path.stat().st_size, sum(map(num_bytes, arrays))
+    if needed > size:
+        raise ValueError(f"its header describes arrays of {needed} bytes, and the file has {size}")
+    # Placeholders for arrays of JAX, not of NumPy.
+    placeholders = [array for array in arrays if isinstance(array, jax.ShapeDtypeStruct) and not is_key(array)]
+    for dtype in {array.dtype for array in placeholders}:
+        if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+            raise Mismatch(
+                f"`path` {path} holds an array of {dtype}, which JAX would round: "
+                'call `jax.config.update("jax_enable_x64", True)` first'
+            )
 
 
-def _write(archive: zipfile.ZipFile, name: str, leaf: Any) -> None:
-    values = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C").view(_plain(leaf)[1])
-    # An entry without a date, so that the same model gives the same file.
-    info = zipfile.ZipInfo(name)
-    info.file_size = _LARGEST_ARRAY_HEADER + values.nbytes
-    with archive.open(info, "w") as stream:
-        np.lib.format.write_array(stream, values, version=(1, 0), allow_pickle=False)
+def _check(path: Path, model: Any) -> None:
+    try:
+        check(model)
+    except Exception as error:
+        raise Mismatch(
+            f"`path` {path} holds a model that its own class refuses, because {error}; "
+            "give `like`, a model made by the same code, to load it without this check"
+        ) from error
 
 
-def _entry(archive: zipfile.ZipFile, name: str, largest: int) -> zipfile.ZipExtFile:
-    """An entry to read. It is not compressed and has at most `largest` bytes."""
-    info = archive.getinfo(name)
-    if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-        raise ValueError(f"its entry {name} is compressed, which `fp.save` never does")
-    if info.file_size > largest:
-        raise ValueError(f"its entry {name} has {info.file_size} bytes where at most {largest} are allowed")
-    return cast(zipfile.ZipExtFile, archive.open(info))
-
-
-def _read(archive: zipfile.ZipFile, node: Node, leaf: Any) -> Any:
-    if is_array(leaf):
-        return _array(archive, node["file"], leaf)
-    if not is_value(leaf):
-        return leaf
-    kind, value = type(leaf), node["value"]
-    if kind is complex and [type(part) for part in value] == [float, float]:
-        return complex(*value)
-    if type(value) is not kind:
-        raise ValueError(f"its header has the value {value!r} for {NUMBERS[kind]}")
-    return value
-
-
-def _array(archive: zipfile.ZipFile, name: str, leaf: Any) -> Any:
-    shape, dtype = _plain(leaf)
-    with _entry(archive, name, _LARGEST_ARRAY_HEADER + math.prod(shape) * dtype.itemsize) as stream:
-        if np.lib.format.read_magic(stream) != (1, 0):
-            raise ValueError(f"its entry {name} is not an npy array of version 1.0")
-        found = np.lib.format.read_array_header_1_0(stream)
-        if found != (shape, False, dtype):
-            raise ValueError(f"its entry {name} holds {found[2]}{list(found[0])}, which differs from its header")
-        array = np.empty(shape, dtype)
-        _fill(array, stream, name)
-    if _is_key(leaf):
-        return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(jnp.empty((), leaf.dtype)))
-    array = array.view(leaf.dtype)
-    if isinstance(leaf, np.generic):
-        return array[()]
-    return array if isinstance(leaf, np.ndarray) else jnp.asarray(array)
-
-
-def _fill(array: np.ndarray, stream: zipfile.ZipExtFile, name: str) -> None:
-    """Read the values of a new array in chunks, and not a single byte more."""
-    left = array.reshape(-1).view(np.uint8).data
-    while left:
-        piece = stream.read(min(len(left), _CHUNK))
-        if not piece:
-            raise ValueError(f"its entry {name} ends before its last value")
-        left[: len(piece)] = piece
-        left = left[len(piece) :]
-    if stream.read(1):
-        raise ValueError(f"its entry {name} continues after its last value")
+def _check_metadata(metadata: Any) -> None:
+    try:
+        json.dumps(metadata)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(
+            f"`metadata` holds what JSON cannot store ({error}): give text, numbers, lists and dicts"
+        ) from error

@@ -2,8 +2,12 @@
 
 import copy
 import functools
+import os
 import pickle
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import diffrax as dfx
 import equinox as eqx
@@ -194,6 +198,12 @@ NAMES = list(KINDS)
 #: Those whose constructors look at the values of arrays, which `eqx.filter_eval_shape` does not have.
 NEED_VALUES = ["standardised", "whitened", "bounded", "another path"]
 
+#: Those with a part that is defined here.
+NEED_LIKE = [
+    *("function", "guided by a function", "Fourier features", "positional features", "trained scale"),
+    *("Tsit5", "Heun", "Kvaerno5", "more steps", "SDE", "SDE, more steps", "ancestral"),
+]
+
 
 @functools.cache
 def made(name):
@@ -251,6 +261,16 @@ class TestEveryKind:
         fp.save(folder / "again", model)
         assert (folder / "again").read_bytes() == path.read_bytes()
 
+    def test_is_made_from_its_file(self, name, folder):
+        path, model = folder / str(NAMES.index(name)), made(name)
+        if name in NEED_LIKE:
+            with pytest.raises(ValueError, match=rf"holds .*`{__name__}\.\w+`.* cannot make from a file: give `like`"):
+                fp.load(path)
+        else:
+            loaded = fp.load(path)
+            assert identical(loaded, model)
+            assert jax.tree.structure(loaded) == jax.tree.structure(model)
+
     def test_is_not_read_into_another(self, name, folder):
         path = folder / str(NAMES.index(name))
         refused = 0
@@ -283,6 +303,27 @@ class TestEveryKind:
             assert identical(again, model)
 
 
+def test_another_process_makes_them_from_their_files(folder):
+    """It saves each model again, which gives the same file, byte for byte."""
+    numbers = [str(number) for number, name in enumerate(NAMES) if name not in NEED_LIKE]
+    code = f"""
+import flowprop as fp
+for number in {numbers}:
+    fp.save(f"again {{number}}", fp.load(number))
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(fp.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, cwd=folder)
+    for number in numbers:
+        assert (folder / f"again {number}").read_bytes() == (folder / number).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["classifier", "NoProp-DT", "linear readout"])
+def test_one_made_from_its_file_predicts_the_same(name, folder):
+    loaded = fp.load(folder / str(NAMES.index(name)))
+    inputs = np.random.default_rng(1).standard_normal((2, 3)).astype(np.float32)
+    np.testing.assert_array_equal(loaded.predict_proba(inputs, key=KEY), made(name).predict_proba(inputs, key=KEY))
+
+
 class Normalised(eqx.Module):
     """A network of a user with a state, whose markers are different objects in each model."""
 
@@ -313,13 +354,15 @@ DENSITIES = ["FM", "learnable schedule", "preconditioned", "ConcatSquash", "Fuse
 
 
 @pytest.mark.parametrize("name", DENSITIES)
-def test_a_copy_has_the_same_density(name):
+def test_a_copy_has_the_same_density(name, folder):
     model = made(name)
     integrator = fp.ODEIntegrator(dfx.Heun(), dt0=0.5)
     log_prob = eqx.filter_jit(lambda flow: fp.log_prob(flow, jax.nn.sigmoid(POINTS), integrator=integrator))
     before = log_prob(model)
     np.testing.assert_array_equal(log_prob(pickle.loads(pickle.dumps(model))), before)
     np.testing.assert_array_equal(log_prob(copy.deepcopy(model)), before)
+    if name not in NEED_LIKE:
+        np.testing.assert_array_equal(log_prob(fp.load(folder / str(NAMES.index(name)))), before)
     assert np.all(log_prob(other_values(model)) != before)
 
 
