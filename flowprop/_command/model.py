@@ -15,7 +15,9 @@ from .settings import Protocol, Task
 DRAWS = 32
 
 
-def make_model(task: Task, rows: np.ndarray, given: np.ndarray, *, width: int, depth: int, blocks: int, key: Any) -> Any:
+def make_model(
+    task: Task, rows: np.ndarray, given: np.ndarray, *, width: int, depth: int, blocks: int, key: Any
+) -> Any:
     """An untrained model, standardised by its training rows.
 
     **Arguments:**
@@ -144,7 +146,9 @@ def measure_baseline(
     known = standardise(train[1]) if given.shape[1] else None
 
     def units(rows: np.ndarray, given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        inputs = np.ones((len(rows), 1)) if known is None else np.column_stack([np.ones(len(rows)), known.forward(given)])
+        inputs = (
+            np.ones((len(rows), 1)) if known is None else np.column_stack([np.ones(len(rows)), known.forward(given)])
+        )
         return np.asarray(center.forward(rows), np.float64), inputs
 
     targets, inputs = units(*train)

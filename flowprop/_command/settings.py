@@ -99,7 +99,9 @@ class Task:
             values = dict(values, protocol=Protocol(values["protocol"]))
             return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
         except (TypeError, KeyError, ValueError):
-            raise Refused("the model was not saved by `flowprop train`: give the model.fp of its output folder") from None
+            raise Refused(
+                "the model was not saved by `flowprop train`: give the model.fp of its output folder"
+            ) from None
 
 
 def _labels(values: np.ndarray, task: Task, table: Table) -> np.ndarray:
@@ -108,7 +110,7 @@ def _labels(values: np.ndarray, task: Task, table: Table) -> np.ndarray:
         row, value = wrong[0], values[wrong[0]]
         largest = f"{task.classes - 1}" if task.classes else "at most the number of rows"
         raise Refused(
-            f"target {task.target!r} of {table.path} has {value:g} in row {row + 1}: classes are whole numbers from 0 to "
-            f"{largest}; number them so"
+            f"target {task.target!r} of {table.path} has {value:g} in row {row + 1}: classes are whole numbers from 0 "
+            f"to {largest}; number them so"
         )
     return values.astype(np.int32)

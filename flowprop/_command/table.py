@@ -77,8 +77,8 @@ class Table:
             wrong = np.flatnonzero(~np.isfinite(numbers.astype(np.float32)))
         if len(wrong):
             raise Refused(
-                f"column {name!r} of {self.path} has {_short(numbers[wrong[0]])} in row {wrong[0] + 1} ({len(wrong)} of "
-                f"{len(numbers)} rows are NaN, infinite or too large): drop these rows"
+                f"column {name!r} of {self.path} has {_short(numbers[wrong[0]])} in row {wrong[0] + 1} ({len(wrong)} "
+                f"of {len(numbers)} rows are NaN, infinite or too large): drop these rows"
             )
         return numbers
 

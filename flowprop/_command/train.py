@@ -143,7 +143,9 @@ def _check_rows(task: Task, rows: np.ndarray, given: np.ndarray, fitted: np.ndar
         if task.classes < 2:
             raise Refused(f"target {task.target!r} has the class 0 alone: give at least two classes")
         if not counts.all():
-            raise Refused(f"target {task.target!r} has no row of class {np.argmin(counts)}: number the classes 0, 1, ...")
+            raise Refused(
+                f"target {task.target!r} has no row of class {np.argmin(counts)}: number the classes 0, 1, ..."
+            )
         if not trained.all():
             raise Refused(
                 f"class {np.argmin(trained)} of target {task.target!r} has {counts[np.argmin(trained)]} rows, none of "
