@@ -3,9 +3,11 @@
 import math
 
 import jax
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, PyTree
 
-from .._batch import compiled, example_keys, in_batches
+from .._batch import example_keys, in_batches
+from .._devices import compiled, row_sharding
 from .._flow.checks import check_draws
 from .._flow.flow import Flow
 from .._rows import settled
@@ -63,13 +65,20 @@ def reflow_pairs(
     """
     integrator = ODEIntegrator() if integrator is None else integrator
     check_draws("num_pairs", num_pairs, x, key, batch_size)
-    z0, z1, failed = _reflow_pairs(flow, num_pairs, x, key, integrator, batch_size)
+    z0, z1, failed = _reflow_pairs(flow, num_pairs, x, key, integrator, batch_size, rows=row_sharding(x))
     return z0, settled(z1, failed, throw=True)
 
 
 @compiled
 def _reflow_pairs(
-    flow: Flow, num_pairs: int, x: PyTree, key: PRNGKey, integrator: AbstractIntegrator, batch_size: int | None
+    flow: Flow,
+    num_pairs: int,
+    x: PyTree,
+    key: PRNGKey,
+    integrator: AbstractIntegrator,
+    batch_size: int | None,
+    *,
+    rows: NamedSharding | None,
 ) -> tuple[Array, Array, Array]:
     def one(key: PRNGKey, x: PyTree) -> tuple[Point, Array, Bool[Array, ""]]:
         key_noise, _ = jax.random.split(key)
@@ -78,4 +87,4 @@ def _reflow_pairs(
         return z / flow.noise_std, data, ~succeeded
 
     numbers = math.prod(flow.shape)
-    return in_batches(one, (example_keys(key, num_pairs), x), batch_size, numbers_per_example=numbers)
+    return in_batches(one, (example_keys(key, num_pairs), x), batch_size, numbers_per_example=numbers, rows=rows)
