@@ -45,9 +45,11 @@ def draw_sharding(name: str, count: int, x: PyTree, out_sharding: NamedSharding 
     return NamedSharding(out_sharding.mesh, PartitionSpec(out_sharding.spec[0]))
 
 
-def on_devices_of(rows: NamedSharding | None, key: PRNGKey) -> PRNGKey:
-    """`key`, copied to the devices of `rows`: a program with no other argument there would not know the devices."""
-    return key if rows is None or is_traced(key) else jax.device_put(key, NamedSharding(rows.mesh, PartitionSpec()))
+def on_devices_of(out_sharding: NamedSharding | None, key: PRNGKey) -> PRNGKey:
+    """`key`, copied to the devices of `out_sharding`: a program without arguments there would not know the devices."""
+    if out_sharding is None or is_traced(key) or not jax.sharding.get_abstract_mesh().empty:
+        return key
+    return jax.device_put(key, NamedSharding(out_sharding.mesh, PartitionSpec()))
 
 
 def on_each_device(function: Callable[[PyTree], PyTree], arguments: PyTree, rows: NamedSharding) -> PyTree:

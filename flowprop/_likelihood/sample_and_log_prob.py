@@ -77,11 +77,11 @@ def sample_and_log_prob(
     divergence = ExactDivergence() if divergence is None else divergence
     check_draws("num_samples", num_samples, x, key, batch_size)
     ode = likelihood_integrator(integrator)
-    rows = draw_sharding("num_samples", num_samples, x, out_sharding)
+    rows, key = draw_sharding("num_samples", num_samples, x, out_sharding), on_devices_of(out_sharding, key)
     if flow.transform.is_bijective:
         with forward_mode_explained():
             points, log_probs, failed = _sample_and_log_prob(
-                flow, num_samples, x, on_devices_of(rows, key), divergence, ode, batch_size, rows=rows
+                flow, num_samples, x, key, divergence, ode, batch_size, rows=rows
             )
         return settled(points, failed, throw=throw), settled(log_probs, failed, throw=throw)
     key_samples, key_density = jax.random.split(key)
