@@ -60,10 +60,10 @@ def named(names):
     return [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in names]
 
 
-def assert_equal_to_one_device(found):
+def assert_equal_to_one_device(found, tolerance=2e-6):
     """Rounding differs with the number of rows in a matrix product, by a few units in the last place."""
     assert "raised" not in found, found
-    assert found["error"] <= 2e-5 * max(1, found["largest"])
+    assert found["error"] <= tolerance * max(1, found["largest"])
 
 
 def assert_spread(found, axes, rows=ROWS // DEVICES):
@@ -74,7 +74,8 @@ def assert_spread(found, axes, rows=ROWS // DEVICES):
 @pytest.mark.parametrize("name", named(ALL))
 def test_each_device_computes_its_own_rows(name, found):
     found = found(name)
-    assert_equal_to_one_device(found)
+    # Adaptive steps of relative tolerance 1e-5 depend on the rounding.
+    assert_equal_to_one_device(found, tolerance=1e-4 if "adaptive" in name else 2e-6)
     assert_spread(found, "Explicit" if "explicit" in name else "Auto")
     # No device has an array of all rows, or of all rows of a batch.
     assert not {ROWS, BATCH} & set(found["lengths"])
