@@ -88,7 +88,7 @@ def estimate_log_prob(
     - `tolerance`: an error in nats. If it is given, a `UserWarning` reports larger errors (not inside `jax.jit`). By
       default none.
     - `integrator`: an integrator that has a likelihood. By default [`flowprop.ODEIntegrator`][]`()`.
-    - `batch_size`: how many examples a device solves at once. By default 1,024 on a CPU and 16,384 on other devices, or fewer
+    - `batch_size`: how many examples a device solves at once. By default 1,024 on a CPU and 16,384 elsewhere, or fewer
       large ones, so that their states, with the products of the divergence, hold at most 2^24 numbers.
 
     **Returns:** a [`flowprop.LogProbEstimate`][].

@@ -49,7 +49,7 @@ def sample_and_log_prob(
     - `key`: the random key of the noise, and of a stochastic divergence.
     - `divergence`: how to compute the divergence. By default [`flowprop.ExactDivergence`][]`()`.
     - `integrator`: an integrator that has a likelihood. By default [`flowprop.ODEIntegrator`][]`()`.
-    - `batch_size`: how many examples a device solves at once. By default 1,024 on a CPU and 16,384 on other devices, or fewer
+    - `batch_size`: how many examples a device solves at once. By default 1,024 on a CPU and 16,384 elsewhere, or fewer
       large ones, so that their states, with the products of the divergence, hold at most 2^24 numbers.
     - `throw`: whether a solve that fails raises an error. If not, its row is NaN. By default `True`.
     - `out_sharding`: how the samples are spread over devices: a `NamedSharding` that splits their first axis, such as

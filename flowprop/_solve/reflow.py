@@ -42,7 +42,7 @@ def reflow_pairs(
     - `x`: the conditions (context), one for each pair; each leaf has the batch axis first. By default none.
     - `key`: the random key of the noise. The data are the samples of [`flowprop.sample`][] with the same key.
     - `integrator`: an integrator of ODEs. By default [`flowprop.ODEIntegrator`][]`()`.
-    - `batch_size`: how many examples a device solves at once. By default 1,024 on a CPU and 16,384 on other devices, or fewer
+    - `batch_size`: how many examples a device solves at once. By default 1,024 on a CPU and 16,384 elsewhere, or fewer
       large ones, so that their states hold at most 2^24 numbers.
 
     **Returns:** `(z0, z1)`, each `(num_pairs, *shape)`: noise of the flow's source (base distribution) in path

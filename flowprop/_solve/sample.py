@@ -46,7 +46,7 @@ def sample(
     - `key`: the random key of the noise, and of the random numbers in the solve.
     - `integrator`: by default [`flowprop.ODEIntegrator`][]`()`. An [`flowprop.SDEIntegrator`][] draws from the same
       distribution.
-    - `batch_size`: how many examples a device solves at once. By default 1,024 on a CPU and 16,384 on other devices, or fewer
+    - `batch_size`: how many examples a device solves at once. By default 1,024 on a CPU and 16,384 elsewhere, or fewer
       large ones, so that their states hold at most 2^24 numbers.
     - `throw`: whether a solve that fails raises an error. If not, its row is NaN. By default `True`.
     - `out_sharding`: how the samples are spread over devices: a `NamedSharding` that splits their first axis, such as
