@@ -86,7 +86,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         arrays, others = eqx.partition(args, eqx.is_array)
         # jax.typeof(array): its type is not public.
         types: list[Any] = [jax.typeof(leaf) for leaf in jax.tree.leaves(arrays)]
-        if any(kind.manual_axis_type.varying for kind in types):
+        # The name of this property has changed between versions of JAX.
+        if any(getattr(getattr(kind, "manual_axis_type", None), "varying", ()) for kind in types):
             raise TypeError(
                 "inside `jax.shard_map`, a solve needs `jax.shard_map(..., check_vma=False)`: the loops of Diffrax do "
                 "not say which of their values differ between devices"
