@@ -57,11 +57,11 @@ BLOCKS = fp.NoPropDT([network((3,), 4, key) for key in jax.random.split(KEY, DEV
 POINTS = jax.random.normal(jax.random.key(1), (ROWS, 2))
 INPUTS = jax.random.normal(jax.random.key(2), (ROWS, 4))
 
-#: A model, a function of it and of rows, and the rows. All of them solve without an error check, which communicates.
+#: A model, a function of it and of rows, and the rows.
 FUNCTIONS = {
     "log_prob": (FLOW, lambda m, z: fp.log_prob(m, z, throw=False, **OPTIONS), POINTS),
     "log_prob adaptive": (FLOW, lambda m, z: fp.log_prob(m, z, throw=False), POINTS),
-    "log_prob conditional": (CONDITIONAL, lambda m, x: fp.log_prob(m, POINTS, x, throw=False, **OPTIONS), INPUTS),
+    "log_prob conditional": (CONDITIONAL, lambda m, x: fp.log_prob(m, x[:, :2], x, throw=False, **OPTIONS), INPUTS),
     "estimate_log_prob": (
         FLOW,
         lambda m, z: fp.estimate_log_prob(m, z, key=KEY, divergence=fp.HutchinsonDivergence(), **OPTIONS).value,

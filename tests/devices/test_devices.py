@@ -16,7 +16,15 @@ import flowprop as fp
 
 
 HERE = Path(__file__).parent
-ALL = [f"{function} | {kind}" for function in FUNCTIONS for kind in KINDS]
+#: These ask, outside of `jax.jit`, whether any row has failed: one truth value from each device.
+CHECKS = ["Classifier.predict", "estimate_log_prob", "reflow_pairs"]
+#: `reflow_pairs` cannot do without this check, which in compiled code needs a call of the host.
+ALL = [
+    f"{function} | {kind}"
+    for function in FUNCTIONS
+    for kind in KINDS
+    if function != "reflow_pairs" or not kind.startswith(("jit", "shard_map"))
+]
 #: One function with most kinds, and one of each of the others.
 QUICK = [
     *(f"log_prob | {kind}" for kind in KINDS if "replicated" not in kind and kind != "shard_map explicit"),
@@ -80,7 +88,8 @@ def test_each_device_computes_its_own_rows(name, found):
     # No device has an array of all rows, or of all rows of a batch.
     assert not {ROWS, BATCH} & set(found["lengths"])
     if "jit automatic" not in name:
-        assert found["collectives"] == []
+        checks = name.split(" | ")[0] in CHECKS
+        assert [step for step in found["collectives"] if not (checks and "pred[]" in step)] == []
 
 
 @pytest.mark.parametrize("name", named([name for name in CASES if "samples" in name]))
