@@ -20,7 +20,8 @@ def row_sharding(*trees: PyTree) -> NamedSharding | None:
     with automatic axes, the compiler decides.
     """
     for leaf in jax.tree.leaves(trees):
-        sharding = jax.typeof(leaf).sharding if isinstance(leaf, jax.core.Tracer) else getattr(leaf, "sharding", None)
+        # jax.typeof(leaf): its type is not public.
+        sharding: Any = (jax.typeof(leaf) if is_traced(leaf) else leaf).sharding if eqx.is_array(leaf) else None
         spec = getattr(sharding, "spec", ())
         if spec and spec[0] is not None:
             return NamedSharding(sharding.mesh, PartitionSpec(spec[0]))
