@@ -32,8 +32,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 import flowprop as fp
 
 
-#: A device has 36 rows: two batches of 18. No array of a network has an axis of 288 or 24.
-ROWS, DEVICES, BATCH = 288, 8, 24
+#: A device has 36 rows: two batches of 18. No array of a network has an axis of 288 or 32.
+ROWS, DEVICES, BATCH = 288, 8, 32
 KEY = jax.random.key(0)
 OPTIONS = {"integrator": fp.ODEIntegrator(dfx.Euler(), dt0=0.25), "batch_size": BATCH}
 
