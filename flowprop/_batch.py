@@ -1,16 +1,14 @@
 """Many examples at once: a key for each, and batches that fit into memory."""
 
-import functools
 import math
 from collections.abc import Callable
-from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Key, PyTree
 
+from ._devices import on_each_device
 from ._types import PRNGKey
 
 
@@ -33,6 +31,7 @@ def in_batches(
     batch_size: int | None,
     *,
     numbers_per_example: int | None = None,
+    rows: NamedSharding | None = None,
 ) -> PyTree:
     """`jax.vmap(function)(*arguments)`, with at most `batch_size` examples at once.
 
@@ -45,9 +44,15 @@ def in_batches(
     - `batch_size`: how many examples at once. With `None`, `default_batch_size` decides.
     - `numbers_per_example`: how many numbers the state of one example holds: its size, times one more than
       `max_products` if a divergence is part of the solve. By default the numbers in the arguments of one example.
+    - `rows`: how the examples are spread over devices, as `row_sharding` finds it. Each device then computes its own
+      examples, at most `batch_size` at once, and waits for no other device. By default they are not spread.
 
     **Returns:** the results of `function`, with a batch axis.
     """
+    if rows is not None:
+        return on_each_device(
+            lambda own: in_batches(function, own, batch_size, numbers_per_example=numbers_per_example), arguments, rows
+        )
     leaves = jax.tree.leaves(arguments)
     num_examples = leaves[0].shape[0]
     if batch_size is None:
@@ -57,9 +62,19 @@ def in_batches(
     if num_batches <= 1:
         return jax.vmap(function)(*arguments)
     size = -(-num_examples // num_batches)
-    rows = jnp.minimum(jnp.arange(num_batches * size), num_examples - 1).reshape(num_batches, size)
-    values = jax.lax.map(lambda rows: jax.vmap(function)(*jax.tree.map(lambda leaf: leaf[rows], arguments)), rows)
-    return jax.tree.map(lambda value: value.reshape(-1, *value.shape[2:])[:num_examples], values)
+    surplus = num_batches * size - num_examples
+
+    def split(leaf: Array) -> Array:
+        """A batch takes every `num_batches`-th example, so that under `jax.jit` it spreads over devices as they do."""
+        if surplus:
+            leaf = jnp.concatenate([leaf, jnp.broadcast_to(leaf[-1:], (surplus, *leaf.shape[1:]))])
+        return jnp.swapaxes(leaf.reshape(size, num_batches, *leaf.shape[1:]), 0, 1)
+
+    def join(value: Array) -> Array:
+        return jnp.swapaxes(value, 0, 1).reshape(-1, *value.shape[2:])[:num_examples]
+
+    values = jax.lax.map(lambda batch: jax.vmap(function)(*batch), jax.tree.map(split, arguments))
+    return jax.tree.map(join, values)
 
 
 def default_batch_size(numbers_per_example: int) -> int:
@@ -69,37 +84,3 @@ def default_batch_size(numbers_per_example: int) -> int:
     """
     most = _MOST_EXAMPLES.get(jax.default_backend(), _MOST_ELSEWHERE)
     return max(1, min(most, _MOST_NUMBERS // max(numbers_per_example, 1)))
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`eqx.filter_jit(function)`, which also works on a mesh with explicit axes: the compiler distributes the work.
-
-    On such a mesh, the default of `jax.make_mesh`, JAX requires every operation to state how its result is distributed
-    over the devices. The loops of a solve do not state it. Inside `function` the axes are therefore automatic. Its
-    results are arrays whose first axis counts examples. They are distributed in the same way as the first argument that
-    is distributed over devices.
-    """
-
-    @eqx.filter_jit
-    @functools.wraps(function)
-    def call(*args: Any) -> Any:
-        arrays, others = eqx.partition(args, eqx.is_array)
-        sharding = _explicit_sharding(arrays)
-        if sharding is None:
-            return function(*args)
-        body = jax.sharding.auto_axes(lambda arrays: function(*eqx.combine(arrays, others)), out_sharding=sharding)
-        return body(arrays)
-
-    return call
-
-
-def _explicit_sharding(arrays: PyTree) -> NamedSharding | None:
-    """The sharding of the results, if there is a mesh with explicit axes; `None` if there is none."""
-    # jax.typeof(array).sharding: its type is not public.
-    shardings: list[Any] = [jax.typeof(leaf).sharding for leaf in jax.tree.leaves(arrays)]
-    meshes = [sharding.mesh for sharding in shardings] + [jax.sharding.get_abstract_mesh()]
-    mesh = next((mesh for mesh in meshes if AxisType.Explicit in mesh.axis_types), None)
-    if mesh is None:
-        return None
-    axes = next((sharding.spec[0] for sharding in shardings if sharding.spec and sharding.spec[0] is not None), None)
-    return NamedSharding(mesh, PartitionSpec(axes))

@@ -43,6 +43,8 @@ def settled(values: Array, failed: Bool[Array, " batch"], *, throw: bool) -> Arr
         return nan_unless(~wide, values)
     if is_traced(failed):
         return eqx.error_if(values, failed.any(), _complaint("some rows"))
+    if failed.any() and not failed.is_fully_addressable:
+        raise RuntimeError(_complaint("some rows"))
     if failed.any():
         rows = np.flatnonzero(failed)
         shown = ", ".join(map(str, rows[:5])) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")

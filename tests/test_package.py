@@ -18,6 +18,7 @@ ROOT = Path(fp.__file__).parent
 ORDER = [
     "_checked",
     "_types",
+    "_devices",
     "_batch",
     "_rows",
     "_frozen",

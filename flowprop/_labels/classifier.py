@@ -6,8 +6,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .._devices import compiled, row_sharding
 from .._flow.flow import Flow
 from .._flow.training import sample_times
 from .._solve import AbstractIntegrator, function_evaluations, label_integrator, solve, solve_to_data
@@ -212,7 +214,8 @@ class Classifier(eqx.Module):
         check_key("key", key)
         check_positive(num_draws=num_draws, batch_size=batch_size)
         integrator = label_integrator() if integrator is None else integrator
-        return _predict(self, jnp.asarray(inputs), key, integrator, num_draws, batch_size)
+        inputs = jnp.asarray(inputs)
+        return _predict(self, inputs, key, integrator, num_draws, batch_size, rows=row_sharding(inputs))
 
     @checked
     def predict(
@@ -273,10 +276,11 @@ class Classifier(eqx.Module):
         check_key("key", key)
         check_positive(batch_size=batch_size)
         integrator = label_integrator() if integrator is None else integrator
-        return _function_evaluations(self, jnp.asarray(inputs), key, integrator, batch_size)
+        inputs = jnp.asarray(inputs)
+        return _function_evaluations(self, inputs, key, integrator, batch_size, rows=row_sharding(inputs))
 
 
-@eqx.filter_jit
+@compiled
 def _predict(
     classifier: Classifier,
     inputs: Array,
@@ -284,6 +288,8 @@ def _predict(
     integrator: AbstractIntegrator,
     num_draws: int,
     batch_size: int | None,
+    *,
+    rows: NamedSharding | None,
 ) -> Array:
     flow, matrix = classifier.flow, classifier.embedding.matrix
 
@@ -296,12 +302,18 @@ def _predict(
     def mean(draws: Array) -> Array:
         return jnp.mean(draws, axis=0)
 
-    return over_draws(classifier.condition, draw, mean, inputs, key, num_draws, batch_size)
+    return over_draws(classifier.condition, draw, mean, inputs, key, num_draws, batch_size, rows)
 
 
-@eqx.filter_jit
+@compiled
 def _function_evaluations(
-    classifier: Classifier, inputs: Array, key: PRNGKey, integrator: AbstractIntegrator, batch_size: int | None
+    classifier: Classifier,
+    inputs: Array,
+    key: PRNGKey,
+    integrator: AbstractIntegrator,
+    batch_size: int | None,
+    *,
+    rows: NamedSharding | None,
 ) -> Array:
     flow, dtype = classifier.flow, classifier.embedding.matrix.dtype
 
@@ -314,4 +326,4 @@ def _function_evaluations(
     def first(draws: Array) -> Array:
         return draws[0]
 
-    return over_draws(classifier.condition, count, first, inputs, key, 1, batch_size)
+    return over_draws(classifier.condition, count, first, inputs, key, 1, batch_size, rows)

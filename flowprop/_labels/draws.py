@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, PyTree
 
 from .._batch import example_keys, in_batches
@@ -21,6 +22,7 @@ def over_draws(
     key: PRNGKey,
     num_draws: int,
     batch_size: int | None,
+    rows: NamedSharding | None,
 ) -> Array:
     """For each input, `collect` of `num_draws` results of `draw(encode(input), key)`, each with its own key.
 
@@ -39,6 +41,7 @@ def over_draws(
     - `num_draws`: the number of draws for each input.
     - `batch_size`: how many inputs are computed at once. By default as many as give 1024 draws. The draws of one input
       are computed at most 1024 at once.
+    - `rows`: how the inputs are spread over devices, as `row_sharding` finds it.
     """
     if batch_size is None:
         batch_size = max(1, DRAWS_AT_ONCE // num_draws)
@@ -54,4 +57,4 @@ def over_draws(
 
         return collect(in_batches(one_draw, (example_keys(key, num_draws),), DRAWS_AT_ONCE))
 
-    return in_batches(one, (inputs, example_keys(key, inputs.shape[0])), batch_size)
+    return in_batches(one, (inputs, example_keys(key, inputs.shape[0])), batch_size, rows=rows)

@@ -7,8 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .._devices import compiled, row_sharding
 from .._flow.flow import Flow, Network
 from .._flow.noise import check_gaussian
 from .._flow.training import sample_times
@@ -291,7 +293,8 @@ class NoPropDT(eqx.Module):
         """
         check_key("key", key)
         check_positive(num_draws=num_draws, batch_size=batch_size)
-        return _predict(self, jnp.asarray(inputs), key, num_draws, batch_size)
+        inputs = jnp.asarray(inputs)
+        return _predict(self, inputs, key, num_draws, batch_size, rows=row_sharding(inputs))
 
     @checked
     def predict(
@@ -400,8 +403,16 @@ class NoPropDT(eqx.Module):
             raise IndexError(f"`index` is {index}: there are blocks 0 to {self.num_blocks - 1}")
 
 
-@eqx.filter_jit
-def _predict(model: NoPropDT, inputs: Array, key: PRNGKey, num_draws: int, batch_size: int | None) -> Array:
+@compiled
+def _predict(
+    model: NoPropDT,
+    inputs: Array,
+    key: PRNGKey,
+    num_draws: int,
+    batch_size: int | None,
+    *,
+    rows: NamedSharding | None,
+) -> Array:
     matrix = model.embedding.matrix
 
     def draw(features: PyTree, key: PRNGKey) -> tuple[Array, Bool[Array, ""]]:
@@ -410,4 +421,4 @@ def _predict(model: NoPropDT, inputs: Array, key: PRNGKey, num_draws: int, batch
     def mean(draws: Array) -> Array:
         return jnp.mean(draws, axis=0)
 
-    return over_draws(model.encode, draw, mean, inputs, key, num_draws, batch_size)
+    return over_draws(model.encode, draw, mean, inputs, key, num_draws, batch_size, rows)

@@ -7,9 +7,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 from .._checked import described
+from .._devices import compiled, row_sharding
 from .._flow.flow import Flow, check_stateless
 from .._solve import AbstractIntegrator, ODEIntegrator, solve_to_data
 from .._types import Inputs, PRNGKey, Scalar, Weights, check_key, check_positive, check_shape, checked
@@ -139,7 +141,8 @@ class Regressor(eqx.Module):
         check_key("key", key)
         check_positive(num_samples=num_samples, batch_size=batch_size)
         integrator = ODEIntegrator() if integrator is None else integrator
-        return _sample(self, jnp.asarray(inputs), key, integrator, num_samples, batch_size)
+        inputs = jnp.asarray(inputs)
+        return _sample(self, inputs, key, integrator, num_samples, batch_size, rows=row_sharding(inputs))
 
     @checked
     def predict(
@@ -172,7 +175,7 @@ class Regressor(eqx.Module):
         return jnp.mean(samples, axis=1)
 
 
-@eqx.filter_jit
+@compiled
 def _sample(
     regressor: Regressor,
     inputs: Array,
@@ -180,6 +183,8 @@ def _sample(
     integrator: AbstractIntegrator,
     num_samples: int,
     batch_size: int | None,
+    *,
+    rows: NamedSharding | None,
 ) -> Array:
     flow = regressor.flow
 
@@ -190,4 +195,4 @@ def _sample(
     def all_of(draws: Array) -> Array:
         return draws
 
-    return over_draws(regressor.encoder, draw, all_of, inputs, key, num_samples, batch_size)
+    return over_draws(regressor.encoder, draw, all_of, inputs, key, num_samples, batch_size, rows)

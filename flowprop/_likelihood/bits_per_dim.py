@@ -150,7 +150,7 @@ class BitsPerDimension(eqx.Module):
         - `images`: integer levels, `(n, *shape)`.
         - `x`: the conditions (context), one for each image; each leaf has the batch axis first. By default none.
         - `key`: the random key of the noise and of the divergence's probes.
-        - `batch_size`: how many examples to solve at once. By default 1,024 on a CPU and 16,384 on other devices, or
+        - `batch_size`: how many examples a device solves at once. By default 1,024 on a CPU and 16,384 elsewhere, or
           fewer large ones, so that their states, with the products of the divergence, hold at most 2^24 numbers.
 
         **Returns:** a [`flowprop.BitsPerDimensionResult`][].

@@ -39,7 +39,7 @@ def class_log_prob(
     - `key`: the random key for a stochastic divergence, and for a transform that draws noise. By default none.
     - `divergence`: how to compute the divergence. By default [`flowprop.ExactDivergence`][]`()`.
     - `integrator`: an integrator that has a likelihood. By default [`flowprop.ODEIntegrator`][]`()`.
-    - `batch_size`: how many examples to solve at once. By default 1,024 on a CPU and 16,384 on other devices, or fewer
+    - `batch_size`: how many examples a device solves at once. By default 1,024 on a CPU and 16,384 elsewhere, or fewer
       large ones, so that their states, with the products of the divergence, hold at most 2^24 numbers.
 
     **Returns:** log-densities in nats, `(n, classes)`. Each entry costs one solve.

@@ -5,9 +5,11 @@ import warnings
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._batch import compiled, example_keys, in_batches
+from .._batch import example_keys, in_batches
+from .._devices import compiled, row_sharding
 from .._divergence import AbstractDivergence, ExactDivergence
 from .._flow.flow import Flow
 from .._solve import AbstractIntegrator, AbstractODEIntegrator, forward_mode_explained, function_evaluations, succeeded
@@ -86,7 +88,7 @@ def estimate_log_prob(
     - `tolerance`: an error in nats. If it is given, a `UserWarning` reports larger errors (not inside `jax.jit`). By
       default none.
     - `integrator`: an integrator that has a likelihood. By default [`flowprop.ODEIntegrator`][]`()`.
-    - `batch_size`: how many examples to solve at once. By default 1,024 on a CPU and 16,384 on other devices, or fewer
+    - `batch_size`: how many examples a device solves at once. By default 1,024 on a CPU and 16,384 elsewhere, or fewer
       large ones, so that their states, with the products of the divergence, hold at most 2^24 numbers.
 
     **Returns:** a [`flowprop.LogProbEstimate`][].
@@ -126,7 +128,9 @@ def estimate_log_prob(
     z1 = validated_data(flow, z1, x, key, batch_size)
     ode = likelihood_integrator(integrator)
     with forward_mode_explained():
-        estimate, failed = _estimate(flow, z1, x, key, divergence, num_estimates, ode, ode.refined(), batch_size)
+        estimate, failed = _estimate(
+            flow, z1, x, key, divergence, num_estimates, ode, ode.refined(), batch_size, rows=row_sharding(z1, x)
+        )
     if not isinstance(estimate.value, jax.core.Tracer):
         _warn(estimate, failed, tolerance)
     return estimate
@@ -143,6 +147,8 @@ def _estimate(
     integrator: AbstractODEIntegrator,
     finer: AbstractODEIntegrator,
     batch_size: int | None,
+    *,
+    rows: NamedSharding | None,
 ) -> tuple[LogProbEstimate, Bool[Array, " batch"]]:
     def one(data: Array, x: PyTree, key: PRNGKey | None) -> tuple[LogProbEstimate, Bool[Array, ""]]:
         def density(z: Point, features: PyTree, key: PRNGKey | None) -> tuple[PyTree, Float[Array, "solves estimates"]]:
@@ -168,7 +174,7 @@ def _estimate(
 
     keys = None if key is None else example_keys(key, z1.shape[0])
     numbers = numbers_per_example(flow, divergence, num_estimates)
-    return in_batches(one, (z1, x, keys), batch_size, numbers_per_example=numbers)
+    return in_batches(one, (z1, x, keys), batch_size, numbers_per_example=numbers, rows=rows)
 
 
 def _warn(estimate: LogProbEstimate, failed: Bool[Array, " batch"], tolerance: Real | None) -> None:

@@ -6,9 +6,11 @@ from typing import cast
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, PyTree
 
-from .._batch import compiled, example_keys, in_batches
+from .._batch import example_keys, in_batches
+from .._devices import compiled, row_sharding
 from .._divergence import AbstractDivergence, ExactDivergence
 from .._flow.flow import Flow, check_condition
 from .._flow.network import solve_dtype
@@ -55,7 +57,7 @@ def log_prob(
     - `key`: the random key for a stochastic divergence, and for a transform that draws noise. By default none.
     - `divergence`: how to compute the divergence. By default [`flowprop.ExactDivergence`][]`()`.
     - `integrator`: an integrator that has a likelihood. By default [`flowprop.ODEIntegrator`][]`()`.
-    - `batch_size`: how many examples to solve at once. By default 1,024 on a CPU and 16,384 on other devices, or fewer
+    - `batch_size`: how many examples a device solves at once. By default 1,024 on a CPU and 16,384 elsewhere, or fewer
       large ones, so that their states, with the products of the divergence, hold at most 2^24 numbers.
     - `throw`: whether a solve that fails raises an error. If not, its row is NaN. By default `True`.
 
@@ -80,7 +82,7 @@ def log_prob(
     z1 = validated_data(flow, z1, x, key, batch_size)
     ode = likelihood_integrator(integrator)
     with forward_mode_explained():
-        values, failed = _log_prob(flow, z1, x, key, divergence, ode, batch_size)
+        values, failed = _log_prob(flow, z1, x, key, divergence, ode, batch_size, rows=row_sharding(z1, x))
     return settled(values, failed, throw=throw)
 
 
@@ -177,6 +179,8 @@ def _log_prob(
     divergence: AbstractDivergence,
     integrator: AbstractODEIntegrator,
     batch_size: int | None,
+    *,
+    rows: NamedSharding | None,
 ) -> tuple[Array, Array]:
     def one(data: Array, x: PyTree, key: PRNGKey | None) -> tuple[Scalar, Bool[Array, ""]]:
         def density(z: Point, features: PyTree, key: PRNGKey | None) -> tuple[Bool[Array, ""], Scalar]:
@@ -188,4 +192,5 @@ def _log_prob(
         return value, ~jnp.all(good)
 
     keys = None if key is None else example_keys(key, z1.shape[0])
-    return in_batches(one, (z1, x, keys), batch_size, numbers_per_example=numbers_per_example(flow, divergence))
+    numbers = numbers_per_example(flow, divergence)
+    return in_batches(one, (z1, x, keys), batch_size, numbers_per_example=numbers, rows=rows)

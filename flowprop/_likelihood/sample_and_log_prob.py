@@ -2,9 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
-from .._batch import compiled, example_keys, in_batches
+from .._batch import example_keys, in_batches
+from .._devices import compiled, draw_sharding, on_devices_of
 from .._divergence import AbstractDivergence, ExactDivergence
 from .._flow.checks import check_draws
 from .._flow.flow import Flow
@@ -28,6 +30,7 @@ def sample_and_log_prob(
     integrator: AbstractIntegrator | None = None,
     batch_size: int | None = None,
     throw: bool = True,
+    out_sharding: NamedSharding | None = None,
 ) -> tuple[Shaped[Array, "num_samples *shape"], Float[Array, " num_samples"]]:
     """Draw samples from a flow and compute the log-density of each, in one solve from noise to data.
 
@@ -47,16 +50,18 @@ def sample_and_log_prob(
     - `key`: the random key of the noise, and of a stochastic divergence.
     - `divergence`: how to compute the divergence. By default [`flowprop.ExactDivergence`][]`()`.
     - `integrator`: an integrator that has a likelihood. By default [`flowprop.ODEIntegrator`][]`()`.
-    - `batch_size`: how many examples to solve at once. By default 1,024 on a CPU and 16,384 on other devices, or fewer
+    - `batch_size`: how many examples a device solves at once. By default 1,024 on a CPU and 16,384 elsewhere, or fewer
       large ones, so that their states, with the products of the divergence, hold at most 2^24 numbers.
     - `throw`: whether a solve that fails raises an error. If not, its row is NaN. By default `True`.
+    - `out_sharding`: how the samples are spread over devices: a `NamedSharding` that splits their first axis, such as
+      `NamedSharding(mesh, PartitionSpec("rows"))`. Each device then draws its own samples. By default as `x` is spread.
 
     **Returns:** samples in the units of the data, `(num_samples, *shape)`, and their log-densities in nats,
     `(num_samples,)`.
 
     **Raises:** `TypeError` for an integrator without a likelihood, such as an SDE; `ValueError` if a leaf of `x` has
-    another batch size, or if `num_samples` or `batch_size` is not positive; `RuntimeError` if a solve fails and `throw`
-    is true.
+    another batch size, if `num_samples` or `batch_size` is not positive, or if `out_sharding` cannot split the samples;
+    `RuntimeError` if a solve fails and `throw` is true.
 
     ```python
     import diffrax as dfx
@@ -73,12 +78,24 @@ def sample_and_log_prob(
     divergence = ExactDivergence() if divergence is None else divergence
     check_draws("num_samples", num_samples, x, key, batch_size)
     ode = likelihood_integrator(integrator)
+    rows, key = draw_sharding("num_samples", num_samples, x, out_sharding), on_devices_of(out_sharding, key)
     if flow.transform.is_bijective:
         with forward_mode_explained():
-            points, log_probs, failed = _sample_and_log_prob(flow, num_samples, x, key, divergence, ode, batch_size)
+            points, log_probs, failed = _sample_and_log_prob(
+                flow, num_samples, x, key, divergence, ode, batch_size, rows=rows
+            )
         return settled(points, failed, throw=throw), settled(log_probs, failed, throw=throw)
     key_samples, key_density = jax.random.split(key)
-    points = sample(flow, num_samples, x, key=key_samples, integrator=ode, batch_size=batch_size, throw=throw)
+    points = sample(
+        flow,
+        num_samples,
+        x,
+        key=key_samples,
+        integrator=ode,
+        batch_size=batch_size,
+        throw=throw,
+        out_sharding=out_sharding,
+    )
     log_probs = log_prob(
         flow, points, x, key=key_density, divergence=divergence, integrator=ode, batch_size=batch_size, throw=throw
     )
@@ -94,6 +111,8 @@ def _sample_and_log_prob(
     divergence: AbstractDivergence,
     integrator: AbstractODEIntegrator,
     batch_size: int | None,
+    *,
+    rows: NamedSharding | None,
 ) -> tuple[Array, Array, Array]:
     start, end = flow.span
 
@@ -111,4 +130,4 @@ def _sample_and_log_prob(
         return nan_unless(good, data), nan_unless(good, value), ~succeeded(solution)
 
     numbers = numbers_per_example(flow, divergence)
-    return in_batches(one, (example_keys(key, num_samples), x), batch_size, numbers_per_example=numbers)
+    return in_batches(one, (example_keys(key, num_samples), x), batch_size, numbers_per_example=numbers, rows=rows)

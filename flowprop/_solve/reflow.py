@@ -3,9 +3,11 @@
 import math
 
 import jax
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, PyTree
 
-from .._batch import compiled, example_keys, in_batches
+from .._batch import example_keys, in_batches
+from .._devices import compiled, row_sharding
 from .._flow.checks import check_draws
 from .._flow.flow import Flow
 from .._flow.noise import noise_std
@@ -41,7 +43,7 @@ def reflow_pairs(
     - `x`: the conditions (context), one for each pair; each leaf has the batch axis first. By default none.
     - `key`: the random key of the noise. The data are the samples of [`flowprop.sample`][] with the same key.
     - `integrator`: an integrator of ODEs. By default [`flowprop.ODEIntegrator`][]`()`.
-    - `batch_size`: how many examples to solve at once. By default 1,024 on a CPU and 16,384 on other devices, or fewer
+    - `batch_size`: how many examples a device solves at once. By default 1,024 on a CPU and 16,384 elsewhere, or fewer
       large ones, so that their states hold at most 2^24 numbers.
 
     **Returns:** `(z0, z1)`, each `(num_pairs, *shape)`: noise of the flow's source (base distribution) in path
@@ -64,13 +66,20 @@ def reflow_pairs(
     """
     integrator = ODEIntegrator() if integrator is None else integrator
     check_draws("num_pairs", num_pairs, x, key, batch_size)
-    z0, z1, failed = _reflow_pairs(flow, num_pairs, x, key, integrator, batch_size)
+    z0, z1, failed = _reflow_pairs(flow, num_pairs, x, key, integrator, batch_size, rows=row_sharding(x))
     return z0, settled(z1, failed, throw=True)
 
 
 @compiled
 def _reflow_pairs(
-    flow: Flow, num_pairs: int, x: PyTree, key: PRNGKey, integrator: AbstractIntegrator, batch_size: int | None
+    flow: Flow,
+    num_pairs: int,
+    x: PyTree,
+    key: PRNGKey,
+    integrator: AbstractIntegrator,
+    batch_size: int | None,
+    *,
+    rows: NamedSharding | None,
 ) -> tuple[Array, Array, Array]:
     def one(key: PRNGKey, x: PyTree) -> tuple[Point, Array, Bool[Array, ""]]:
         key_noise, _ = jax.random.split(key)
@@ -79,4 +88,4 @@ def _reflow_pairs(
         return z / noise_std(flow), data, ~succeeded
 
     numbers = math.prod(flow.shape)
-    return in_batches(one, (example_keys(key, num_pairs), x), batch_size, numbers_per_example=numbers)
+    return in_batches(one, (example_keys(key, num_pairs), x), batch_size, numbers_per_example=numbers, rows=rows)

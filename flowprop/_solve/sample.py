@@ -3,9 +3,11 @@
 import math
 
 import jax
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, PyTree, Shaped
 
-from .._batch import compiled, example_keys, in_batches
+from .._batch import example_keys, in_batches
+from .._devices import compiled, draw_sharding, on_devices_of
 from .._flow.checks import check_draws
 from .._flow.flow import Flow
 from .._rows import is_finite, nan_unless, settled, zeros_unless
@@ -25,6 +27,7 @@ def sample(
     integrator: AbstractIntegrator | None = None,
     batch_size: int | None = None,
     throw: bool = True,
+    out_sharding: NamedSharding | None = None,
 ) -> Shaped[Array, "num_samples *shape"]:
     """Draw samples from a flow: draw noise and integrate it to data.
 
@@ -43,14 +46,16 @@ def sample(
     - `key`: the random key of the noise, and of the random numbers in the solve.
     - `integrator`: by default [`flowprop.ODEIntegrator`][]`()`. An [`flowprop.SDEIntegrator`][] draws from the same
       distribution.
-    - `batch_size`: how many examples to solve at once. By default 1,024 on a CPU and 16,384 on other devices, or fewer
+    - `batch_size`: how many examples a device solves at once. By default 1,024 on a CPU and 16,384 elsewhere, or fewer
       large ones, so that their states hold at most 2^24 numbers.
     - `throw`: whether a solve that fails raises an error. If not, its row is NaN. By default `True`.
+    - `out_sharding`: how the samples are spread over devices: a `NamedSharding` that splits their first axis, such as
+      `NamedSharding(mesh, PartitionSpec("rows"))`. Each device then draws its own samples. By default as `x` is spread.
 
     **Returns:** samples in the units of the data, `(num_samples, *shape)`.
 
-    **Raises:** `ValueError` if a leaf of `x` has another batch size, or if `num_samples` or `batch_size` is not
-    positive; `RuntimeError` if a solve fails and `throw` is true.
+    **Raises:** `ValueError` if a leaf of `x` has another batch size, if `num_samples` or `batch_size` is not positive,
+    or if `out_sharding` cannot split the samples; `RuntimeError` if a solve fails and `throw` is true.
 
     ```python
     import diffrax as dfx
@@ -67,14 +72,22 @@ def sample(
     """
     integrator = ODEIntegrator() if integrator is None else integrator
     check_draws("num_samples", num_samples, x, key, batch_size)
+    rows, key = draw_sharding("num_samples", num_samples, x, out_sharding), on_devices_of(out_sharding, key)
     with forward_mode_explained():
-        values, failed = _sample(flow, num_samples, x, key, integrator, batch_size)
+        values, failed = _sample(flow, num_samples, x, key, integrator, batch_size, rows=rows)
     return settled(values, failed, throw=throw)
 
 
 @compiled
 def _sample(
-    flow: Flow, num_samples: int, x: PyTree, key: PRNGKey, integrator: AbstractIntegrator, batch_size: int | None
+    flow: Flow,
+    num_samples: int,
+    x: PyTree,
+    key: PRNGKey,
+    integrator: AbstractIntegrator,
+    batch_size: int | None,
+    *,
+    rows: NamedSharding | None,
 ) -> tuple[Array, Array]:
     def one(key: PRNGKey, x: PyTree) -> tuple[Point, Bool[Array, ""]]:
         key_noise, key_path = jax.random.split(key)
@@ -84,4 +97,4 @@ def _sample(
         return nan_unless(good, value), ~succeeded
 
     numbers = math.prod(flow.shape)
-    return in_batches(one, (example_keys(key, num_samples), x), batch_size, numbers_per_example=numbers)
+    return in_batches(one, (example_keys(key, num_samples), x), batch_size, numbers_per_example=numbers, rows=rows)

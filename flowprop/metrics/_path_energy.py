@@ -3,9 +3,11 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, PyTree
 
-from .._batch import compiled, in_batches
+from .._batch import in_batches
+from .._devices import compiled, row_sharding
 from .._flow.flow import Flow, check_condition
 from .._likelihood.augmented_ode import batched_zero
 from .._solve import AbstractODEIntegrator, ODEIntegrator
@@ -59,7 +61,8 @@ def path_energy(
     check_finite(z0=z0)
     check_condition(x, z0.shape[0])
     check_positive(batch_size=batch_size)
-    return _path_energy(flow, z0, x, ODEIntegrator() if integrator is None else integrator, batch_size)
+    integrator = ODEIntegrator() if integrator is None else integrator
+    return _path_energy(flow, z0, x, integrator, batch_size, rows=row_sharding(z0, x))
 
 
 class _VelocityAndPower(eqx.Module):
@@ -73,12 +76,20 @@ class _VelocityAndPower(eqx.Module):
 
 
 @compiled
-def _path_energy(flow: Flow, z0: Array, x: PyTree, integrator: AbstractODEIntegrator, batch_size: int | None) -> Array:
+def _path_energy(
+    flow: Flow,
+    z0: Array,
+    x: PyTree,
+    integrator: AbstractODEIntegrator,
+    batch_size: int | None,
+    *,
+    rows: NamedSharding | None,
+) -> Array:
     def one(z: Point, x: PyTree) -> Scalar:
         state = (z, batched_zero(z))
         return integrator.end_point(_VelocityAndPower(flow), state, flow.encode(x), *flow.span)[1]
 
-    return in_batches(one, (z0, x), batch_size)
+    return in_batches(one, (z0, x), batch_size, rows=rows)
 
 
 @checked
