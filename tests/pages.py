@@ -1,7 +1,7 @@
 """The Python blocks of a page: read them, run them from top to bottom in one namespace, show what they print.
 
-What a block prints stands behind its prints, as `print(2 + 1)  # prints 3`, or in a block of the kind `text` right below
-it. After you changed a page, this writes such blocks anew:
+What a block prints stands behind its prints, as in `print(2 + 1)  # prints 3`, or in a block of the kind `text` right
+below it. After you changed a page, this writes such blocks anew:
 
     python tests/pages.py docs/guide/training.md
 """
@@ -34,8 +34,6 @@ class Block:
     page: str
     code: str
     output: str | None
-    start: int
-    end: int
 
     @property
     def is_run(self) -> bool:
@@ -51,8 +49,7 @@ class Block:
 
 def blocks(page: str) -> list[Block]:
     """The Python blocks of a page, by its path from the root of the repository."""
-    text = (ROOT / page).read_text()
-    return [Block(page, match["code"], match["output"], match.start(), match.end()) for match in BLOCK.finditer(text)]
+    return [Block(page, found["code"], found["output"]) for found in BLOCK.finditer((ROOT / page).read_text())]
 
 
 def run(page: str, chosen: list[Block]) -> list[str]:
@@ -81,13 +78,16 @@ def _run_here(page: str, codes: list[str]) -> list[str]:
 
 def write(page: str) -> None:
     """Replace the output blocks of a page by what its blocks print now."""
-    ran = [block for block in blocks(page) if block.is_run]
-    text = (ROOT / page).read_text()
-    for block, printed in reversed(list(zip(ran, run(page, ran), strict=True))):
-        in_comments = block.output is None and block.shown
-        output = f"\n```text\n{printed}```\n" if printed and not in_comments else ""
-        text = f"{text[: block.start]}```python\n{block.code}```\n{output}{text[block.end :]}"
-    (ROOT / page).write_text(text)
+    printed = iter(run(page, [block for block in blocks(page) if block.is_run]))
+
+    def with_output(block: re.Match) -> str:
+        found = Block(page, block["code"], block["output"])
+        output = next(printed) if found.is_run else ""
+        if not output or (found.output is None and found.shown):
+            return f"```python\n{found.code}```\n"
+        return f"```python\n{found.code}```\n\n```text\n{output}```\n"
+
+    (ROOT / page).write_text(BLOCK.sub(with_output, (ROOT / page).read_text()))
 
 
 if __name__ == "__main__":
