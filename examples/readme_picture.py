@@ -18,7 +18,7 @@ BOUNDS = ((-1.8, 2.8), (-1.3, 1.8))
 
 
 def draw(path: Path, *, steps: int) -> None:
-    """Train the flow, and save its picture."""
+    """Train the flow, print its mean log-likelihood, and save its picture."""
     keys = jax.random.split(jax.random.key(0), 5)
     points, _ = fp.data.two_moons(100_000, key=keys[0])
     new_points, _ = fp.data.two_moons(10_000, key=keys[1])
