@@ -65,7 +65,7 @@ class SamplesHaveMoments(AbstractCheck):
             for values, wanted in ((samples, mean), (products, covariance))
         ]
         worst = max(np.max(deviation) for deviation in deviations) * np.sqrt(self.num_samples)
-        return self.report("largest deviation of mean or covariance, in standard errors", worst, most=5)
+        return self.report("largest error of moments, in standard errors", worst, most=5)
 
 
 @checked

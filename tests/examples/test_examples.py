@@ -42,6 +42,15 @@ def test_two_moons(schedule, tmp_path):
     }
 
 
+def test_readme_picture(tmp_path):
+    """After 300 steps the flow is not good, but its picture and its numbers are there."""
+    command = [sys.executable, EXAMPLES / "readme_picture.py", tmp_path / "picture.png", "--steps", "300"]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    flow, truth = (float(line.split()[-4]) for line in lines)
+    assert truth - 0.6 < flow < truth
+    assert (tmp_path / "picture.png").exists()
+
+
 def test_mnist_generate(tmp_path):
     results = run("mnist_generate", "--scales", "1", "2", output=tmp_path)
     accuracy = {row["scale"]: row["accuracy"] for row in results["guidance"]}
