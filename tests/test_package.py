@@ -31,6 +31,7 @@ ORDER = [
     "_labels",
     "_train",
     "_checkpoint",
+    "_posterior",
 ]
 PARTS = sorted(path.stem for path in ROOT.glob("_[a-z]*"))
 FILES = sorted(ROOT.rglob("*.py"))
