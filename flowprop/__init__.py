@@ -3,8 +3,7 @@
 Where to look: `_path` paths, noise schedules, predictions, sources; `_loss` times, weights, couplings (optimal
 transport); `_transform` the data's units; `_flow` the flow itself; `_divergence` traces; `_solve` integrators and
 samples; `_likelihood` everything that computes log p; `_labels` classifiers and NoProp; `_train` `fit`; `_checkpoint`
-files; `_posterior` posteriors within a prior;
-`nn`, `data`, `metrics`, `plot` and `conformance` what stands around the core.
+files; `_posterior` posteriors; `nn`, `data`, `metrics`, `plot` and `conformance` what stands around the core.
 """
 
 from importlib import import_module
@@ -139,6 +138,7 @@ from ._path.unbounded_schedules import (
 )
 from ._posterior.acceptance import Acceptance as Acceptance
 from ._posterior.ensemble import FlowEnsemble as FlowEnsemble
+from ._posterior.fit_posterior import fit_posterior as fit_posterior
 from ._posterior.posterior import Posterior as Posterior, PosteriorLogProb as PosteriorLogProb
 from ._posterior.prior import BoxUniform as BoxUniform, Prior as Prior
 from ._solve import (

@@ -271,7 +271,7 @@ class Posterior(eqx.Module):
         x: PyTree,
         *,
         key: PRNGKey | None = None,
-        acceptance: Acceptance | Real | Float[Array, ""] | None = None,
+        acceptance: Acceptance | Real | Float[Array | np.ndarray, ""] | None = None,
         num_draws: int = 10_000,
         throw: bool = True,
     ) -> Float[Array, "*batch"]:
@@ -327,7 +327,7 @@ class Posterior(eqx.Module):
         x: PyTree,
         *,
         key: PRNGKey | None = None,
-        acceptance: Acceptance | Real | Float[Array, "*batch"] | None = None,
+        acceptance: Acceptance | Real | Float[Array | np.ndarray, "*batch"] | None = None,
         num_draws: int = 1_000,
         throw: bool = True,
     ) -> Float[Array, " batch"]:
@@ -383,7 +383,7 @@ class Posterior(eqx.Module):
         x: PyTree,
         *,
         key: PRNGKey | None = None,
-        acceptance: Acceptance | Real | Float[Array, ""] | None = None,
+        acceptance: Acceptance | Real | Float[Array | np.ndarray, ""] | None = None,
         num_draws: int = 10_000,
         tolerance: Real | None = None,
     ) -> PosteriorLogProb:

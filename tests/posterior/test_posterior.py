@@ -188,7 +188,8 @@ class TestATransformIntoTheSupport:
     def test_a_prior_without_bounds_needs_none(self):
         import numpyro.distributions as dist
 
-        posterior = fp.Posterior(flow(), dist.Normal(jnp.zeros(2), jnp.ones(2)).to_event(1), integrator=HEUN)
+        with jax.numpy_rank_promotion("allow"):
+            posterior = fp.Posterior(flow(), dist.Normal(jnp.zeros(2), jnp.ones(2)).to_event(1), integrator=HEUN)
         assert posterior.never_rejects
         np.testing.assert_allclose(posterior.log_prob(THETA[:3], X), np.log(density(THETA[:3], X)), atol=2e-3)
 
