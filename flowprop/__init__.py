@@ -141,6 +141,7 @@ from ._posterior.ensemble import FlowEnsemble as FlowEnsemble
 from ._posterior.fit_posterior import fit_posterior as fit_posterior
 from ._posterior.posterior import Posterior as Posterior, PosteriorLogProb as PosteriorLogProb
 from ._posterior.prior import BoxUniform as BoxUniform, Prior as Prior
+from ._posterior.resample import resample as resample
 from ._solve import (
     AbstractIntegrator as AbstractIntegrator,
     AbstractODEIntegrator as AbstractODEIntegrator,

@@ -71,9 +71,7 @@ def fixed_noise(num_draws: int, shape: tuple[int, ...]) -> Float[np.ndarray, "dr
 
 
 @compiled
-def share_inside(
-    flow: Flow, prior: Prior, features: PyTree, noise: Array, integrator: AbstractODEIntegrator
-) -> Scalar:
+def share_inside(flow: Flow, prior: Prior, features: PyTree, noise: Array, integrator: AbstractODEIntegrator) -> Scalar:
     """The share of draws within the support, from noise `(draws, *shape)`, or from one key for each draw."""
 
     def one(noise: Any) -> Scalar:

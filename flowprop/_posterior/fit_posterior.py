@@ -125,8 +125,10 @@ def fit_posterior(
     check_number("learning_rate", learning_rate, above=0, remedy="give a positive learning rate")
     check_number("validation", validation, above=0, below=1, remedy="give the share of simulations to hold out")
     key_simulations, key_networks, key_fit = jax.random.split(key, 3)
-    if (theta is None) != (x is None) or (theta is None) == (simulator is None) or (simulator is None) != (
-        budget is None
+    if (
+        (theta is None) != (x is None)
+        or (theta is None) == (simulator is None)
+        or (simulator is None) != (budget is None)
     ):
         raise ValueError("give either `theta` and `x`, or `simulator` and `budget`")
     if simulator is not None and budget is not None:

@@ -1,6 +1,7 @@
 """A posterior: a flow of parameters given an observation, within the support of a prior."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -15,6 +16,7 @@ from .._flow.checks import check_condition, refuse_if
 from .._flow.flow import Flow
 from .._flow.given import given
 from .._likelihood.estimate_log_prob import LogProbEstimate, estimate_log_prob
+from .._likelihood.importance_weights import ImportanceWeights, importance_weights
 from .._likelihood.log_prob import likelihood_integrator, log_prob
 from .._solve import AbstractIntegrator, AbstractODEIntegrator
 from .._types import Point, PRNGKey, Real, check_key, check_number, check_positive, check_shape, checked, is_traced
@@ -67,8 +69,8 @@ class Posterior(eqx.Module):
 
     `p(theta | x) = q(theta | x) 1[theta in support] / Z(x)`,
 
-    with `Z(x)` the probability of the flow within the support ([Deistler et al.
-    2022](https://arxiv.org/abs/2210.04815), appendix). If the flow's transform maps every point into the support, as
+    with `Z(x)` the probability of the flow within the support ([Greenberg et al.
+    2019](https://arxiv.org/abs/1905.07488)). If the flow's transform maps every point into the support, as
     [`flowprop.Bounded`][] does for a box, nothing is rejected and `Z(x) = 1`.
 
     No method changes the object, and all random draws come from the keys. [`flowprop.save`][] stores flow, prior and
@@ -339,8 +341,8 @@ class Posterior(eqx.Module):
         - `x`: the observations; each leaf has the batch axis first.
         - `key`: the random key of the draws for `Z(x)` and of a stochastic divergence. By default `Z(x)` is estimated
           from fixed noise.
-        - `acceptance`: `Z(x)` of each observation, a number, `(batch,)` or the result of `posterior.acceptance_each(x)`.
-          1 gives the density of the flow itself inside the support.
+        - `acceptance`: `Z(x)` of each observation, a number, `(batch,)`, or the result of
+          `posterior.acceptance_each(x)`. 1 gives the density of the flow itself inside the support.
         - `num_draws`: how many draws to use for each `Z(x)`. By default 1,000.
         - `throw`: whether a solve that fails raises an error. If not, its result is NaN. By default `True`.
 
@@ -431,6 +433,48 @@ class Posterior(eqx.Module):
             function_evaluations=sum(estimate.function_evaluations for estimate in estimates),
         )
         return PosteriorLogProb(flow, values - jnp.log(share.value), share)
+
+    @checked
+    def weights(
+        self,
+        theta: Float[Array | np.ndarray, "n *shape"],
+        x: PyTree,
+        *,
+        log_likelihood: Callable[[Any, Any], Any] | None = None,
+        prior: Any = None,
+        acceptance: Acceptance | Real | Float[Array | np.ndarray, ""] | None = None,
+    ) -> ImportanceWeights:
+        """Compute importance weights of samples of this posterior: for a known likelihood, or for another prior.
+
+        With `log_likelihood`, the weights are proportional to `p(x | theta) p(theta) / q(theta | x)`, and correct the
+        errors of the flow ([Dax et al. 2023](https://arxiv.org/abs/2210.05686)); `log_normaliser` is then the
+        log-evidence `log p(x)`. Without, they are proportional to `prior(theta) / p(theta)`, the posterior with
+        another prior, and rely on the flow. Give the weights to [`flowprop.resample`][] to draw samples, and look at
+        their `effective_sample_size` before.
+
+        **Arguments:**
+
+        - `theta`: samples from `sample(x, n, key=key)`, `(n, *shape)`.
+        - `x`: the observation, without the batch axis.
+        - `log_likelihood`: a function in JAX, `log_likelihood(theta, x)` of one `theta`, in nats. By default it is not
+          known.
+        - `prior`: another prior, in the same form as that of the posterior. Its support has to lie within that of the
+          posterior's prior. By default the posterior's own.
+        - `acceptance`: `Z(x)`, if it is known; it matters for `log_normaliser` alone.
+
+        **Returns:** an [`flowprop.ImportanceWeights`][].
+
+        **Raises:** `ValueError` if neither `log_likelihood` nor `prior` is given, and the errors of `log_prob` and of
+        [`flowprop.importance_weights`][].
+        """
+        if log_likelihood is None and prior is None:
+            raise ValueError("give `log_likelihood`, or another `prior`, or both")
+        points = jnp.asarray(theta, float)
+        wanted = (self.prior if prior is None else Prior(prior)).log_prob(points)
+        if log_likelihood is None:
+            return importance_weights(wanted, self.prior.log_prob(points))
+        likelihood = jax.vmap(lambda one: jnp.asarray(log_likelihood(one, x)))(points)
+        return importance_weights(likelihood + wanted, self.log_prob(points, x, acceptance=acceptance))
 
     @checked
     def map(

@@ -1,5 +1,6 @@
 """Posteriors against closed forms: a gaussian whose mass outside of the prior is known."""
 
+import functools
 import math
 
 import diffrax as dfx
@@ -161,6 +162,57 @@ def test_the_mode():
     mode = POSTERIOR.map(jnp.array([1.2, -0.3]), key=KEY, num_samples=64, num_starts=2)
     np.testing.assert_allclose(mode, [1.0, -0.3], atol=0.01)
     assert PRIOR.in_support(mode)
+
+
+class TestWeights:
+    """The posterior N(X, 0.5^2) within the box, weighted into another one that is known."""
+
+    @functools.cached_property
+    def samples(self):
+        return POSTERIOR.sample(X, 3000, key=KEY)
+
+    def exact_mean(self, mean, std):
+        """Of a truncated gaussian, in each coordinate."""
+        return [scipy.stats.truncnorm((-1 - m) / std, (1 - m) / std, m, std).mean() for m in mean]
+
+    def test_another_prior(self):
+        class Tilted(eqx.Module):
+            """Proportional to `exp(theta_0)` in the box."""
+
+            event_shape: tuple = eqx.field(static=True, default=(2,))
+            batch_shape: tuple = eqx.field(static=True, default=())
+
+            def sample(self, key, sample_shape=()):
+                return PRIOR.sample(key, sample_shape)
+
+            def log_prob(self, theta):
+                return PRIOR.log_prob(theta) + theta[..., 0]
+
+        weights = POSTERIOR.weights(self.samples, X, prior=Tilted())
+        mean = jnp.exp(weights.log_weights) @ self.samples
+        # The factor exp(theta_0) shifts the mean of the gaussian by its variance.
+        np.testing.assert_allclose(mean, self.exact_mean([X[0] + STD**2, X[1]], STD), atol=0.04)
+        again = fp.resample(self.samples, weights, 3000, key=KEY)
+        np.testing.assert_allclose(again.mean(axis=0), mean, atol=2e-3)
+        # The resampled points are in random order.
+        np.testing.assert_allclose(again[:1000].mean(axis=0), mean, atol=0.06)
+
+    def test_a_known_likelihood_corrects_the_flow(self):
+        def log_likelihood(theta, x):
+            return jax.scipy.stats.norm.logpdf(x, theta, 0.4).sum()
+
+        share = mass(X)
+        weights = POSTERIOR.weights(self.samples, X, log_likelihood=log_likelihood, acceptance=share)
+        mean = jnp.exp(weights.log_weights) @ self.samples
+        np.testing.assert_allclose(mean, self.exact_mean(np.asarray(X), 0.4), atol=0.04)
+        assert 2000 < float(weights.effective_sample_size) < 3000
+        parts = [scipy.stats.norm(m, 0.4) for m in np.asarray(X)]
+        evidence = sum(np.log(one.cdf(1) - one.cdf(-1)) for one in parts) - np.log(4)
+        np.testing.assert_allclose(weights.log_normaliser, evidence, atol=4 * float(weights.log_normaliser_error))
+
+    def test_neither(self):
+        with pytest.raises(ValueError, match="give `log_likelihood`, or another `prior`, or both"):
+            POSTERIOR.weights(self.samples, X)
 
 
 class Centred(eqx.Module):
