@@ -185,11 +185,11 @@ class Posterior(eqx.Module):
                 "`sample` counts what it rejects, and cannot be transformed by `jax.jit`, `jax.vmap` or `jax.grad`: "
                 "use `fp.sample(fp.given(flow, x), n, key=key)` inside of them"
             )
-        num_observations = _check_observations(x)
+        num_observations = check_observations(x)
         return draw_within(
             [_without_encoder(flow) for flow in members(self.flow)],
             self.prior,
-            [_encoded(flow, x) for flow in members(self.flow)],
+            [encoded(flow, x) for flow in members(self.flow)],
             num_observations,
             num_samples,
             self.integrator,
@@ -253,7 +253,7 @@ class Posterior(eqx.Module):
 
         **Raises:** `ValueError` if no key is given and the flow's source is not gaussian.
         """
-        rows = _check_observations(x)
+        rows = check_observations(x)
         if self.never_rejects:
             return Acceptance(jnp.ones(rows), jnp.zeros(rows), 0)
         shares = [
@@ -563,11 +563,11 @@ def _without_encoder(flow: Flow) -> Flow:
 
 
 @compiled
-def _encoded(flow: Flow, x: PyTree) -> PyTree:
+def encoded(flow: Flow, x: PyTree) -> PyTree:
     return jax.vmap(flow.encode)(x)
 
 
-def _check_observations(x: PyTree) -> int:
+def check_observations(x: PyTree) -> int:
     """The number of observations, or a `ValueError`."""
     leaves = jax.tree.leaves(x)
     if not leaves:

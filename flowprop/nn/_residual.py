@@ -47,8 +47,8 @@ class ResidualMLP(_Perceptron):
     A first network makes the context `c` of the features of the time and of the condition. Each block then computes
     `h + (0.1 + gate(c)) W_2 act(W_1 (norm(h) (1 + scale(c)) + shift(c)))`, where `norm` is the normalisation of one
     vector to mean 0 and variance 1 without parameters, and `scale`, `shift` and `gate` are linear in `c`: this is
-    adaptive layer normalisation ([Peebles and Xie 2023](https://arxiv.org/abs/2212.09748), section 3.2). It is the default network of
-    [`flowprop.fit_posterior`][].
+    adaptive layer normalisation ([Peebles and Xie 2023](https://arxiv.org/abs/2212.09748), section 3.2). It is the
+    default network of [`flowprop.fit_posterior`][].
 
     ```python
     import jax
