@@ -1,5 +1,6 @@
 """The probability that a flow puts within the support of a prior."""
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -26,7 +27,8 @@ class Acceptance(eqx.Module):
 
     - `value`: the share, a scalar or `(batch,)`.
     - `standard_error`: its standard error, of the same shape: that of a binomial share after one more draw inside and
-      one outside, so that it is not 0 where all draws lie inside. It is 0 if the flow cannot leave the support.
+      one outside, so that it is not 0 where all draws lie inside. With the fixed noise that is used without a key, it
+      is an upper estimate. It is 0 if the flow cannot leave the support.
     - `num_draws`: the number of draws for each observation; 0 if none was needed.
 
     ```python
@@ -65,9 +67,24 @@ def never_leaves(flow: Flow, prior: Prior) -> bool:
     return bool(jnp.all(prior.in_support(jax.vmap(flow.transform.inverse)(points))))
 
 
-def fixed_noise(num_draws: int, shape: tuple[int, ...]) -> Float[np.ndarray, "draws *shape"]:
-    """The same gaussian noise at each call: an acceptance without a key is the same number each time."""
-    return np.random.default_rng(0).standard_normal((num_draws, *shape))
+def fixed_noise(num_draws: int, shape: tuple[int, ...]) -> Float[Array, "draws *shape"]:
+    """Gaussian noise that is the same at each call, and more even than random noise.
+
+    Its quantiles are the fractional parts of multiples of the square roots of primes (Richtmyer's sequence). In two to
+    ten dimensions the errors of shares in boxes were 0.1 to 0.6 of the standard errors of random noise, and in twenty
+    0.9 (10,000 draws).
+    """
+    size = math.prod(shape)
+    primes: list[int] = []
+    number = 2
+    while len(primes) < size:
+        if all(number % prime for prime in primes):
+            primes.append(number)
+        number += 1
+    quantiles = (0.5 + np.outer(np.arange(1, num_draws + 1), np.sqrt(primes))) % 1
+    smallest = np.finfo(jnp.result_type(float)).eps
+    noise = jax.scipy.special.ndtri(jnp.asarray(np.clip(quantiles, smallest, 1 - smallest), float))
+    return noise.reshape(num_draws, *shape)
 
 
 @compiled
@@ -81,7 +98,7 @@ def share_inside(flow: Flow, prior: Prior, features: PyTree, noise: Array, integ
         # A draw whose solve failed is counted as outside.
         return (prior.in_support(theta) & succeeded).astype(float)
 
-    return jnp.mean(in_batches(one, (noise,), None, numbers_per_example=int(np.prod(flow.shape, dtype=int))))
+    return jnp.mean(in_batches(one, (noise,), None, numbers_per_example=math.prod(flow.shape)))
 
 
 def draw_keys(key: PRNGKey, num_draws: int) -> Array:

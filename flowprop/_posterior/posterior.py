@@ -204,8 +204,8 @@ class Posterior(eqx.Module):
         **Arguments:**
 
         - `x`: one observation, without the batch axis.
-        - `key`: the random key of the draws. By default every call uses the same fixed gaussian noise, so that the
-          result is always the same.
+        - `key`: the random key of the draws. By default every call uses the same evenly spread gaussian noise, so
+          that the result is always the same, and closer than that of random draws in few dimensions.
         - `num_draws`: how many draws of the flow to count. By default 10,000, which gives a standard error of at most
           0.005.
 
@@ -223,7 +223,7 @@ class Posterior(eqx.Module):
         if key is None:
             if not all(flow.source.is_gaussian for flow in flows):
                 raise ValueError("`key` is None where the flow's source is not gaussian: give `jax.random.key(seed)`")
-            noise = jnp.asarray(fixed_noise(count, self.flow.shape), float)
+            noise = fixed_noise(count, self.flow.shape)
             noises = [noise] * len(flows)
         else:
             check_key("key", key)

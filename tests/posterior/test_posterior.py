@@ -71,9 +71,10 @@ class TestDensity:
     def test_acceptance_is_the_mass_within_its_error(self):
         fixed = POSTERIOR.acceptance(X)
         drawn = POSTERIOR.acceptance(X, key=KEY)
+        # Fixed noise is spread more evenly than random draws.
+        np.testing.assert_allclose(fixed.value, mass(X), rtol=2e-3)
         for share in (fixed, drawn):
             np.testing.assert_allclose(share.value, mass(X), atol=4 * float(share.standard_error))
-            assert abs(float(share.value) / mass(X) - 1) < 0.02
             np.testing.assert_allclose(share.standard_error, np.sqrt(mass(X) * (1 - mass(X)) / 10_000), rtol=0.05)
         assert POSTERIOR.acceptance(X).value == fixed.value
         assert fixed.value != drawn.value
