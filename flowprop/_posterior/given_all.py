@@ -28,8 +28,8 @@ def given_all(posterior: Posterior, x: PyTree, *, key: PRNGKey, num_samples: int
     `u = L^-1 (sum_j A_j u_j - (m - 1) A_0 u_0)`, with `A = sigma_t^2 P + alpha_t^2` and
     `L = sum_j A_j - (m - 1) A_0`,
 
-    where `P_j` is the inverse covariance of `p(theta | x_j)` and the index 0 means the prior. This composition of scores
-    ([Geffner et al. 2023](https://arxiv.org/abs/2209.14249)), with the correction of [Linhart et al.
+    where `P_j` is the inverse covariance of `p(theta | x_j)` and the index 0 means the prior. This composition of
+    scores ([Geffner et al. 2023](https://arxiv.org/abs/2209.14249)), with the correction of [Linhart et al.
     2024](https://arxiv.org/abs/2404.07593) (GAUSS), is written for targets, so that it is finite at all times.
 
     It is exact if prior and posteriors are gaussian in the coordinates of the flow, after its transform. For any other
