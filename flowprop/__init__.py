@@ -3,7 +3,7 @@
 Where to look: `_path` paths, noise schedules, predictions, sources; `_loss` times, weights, couplings (optimal
 transport); `_transform` the data's units; `_flow` the flow itself; `_divergence` traces; `_solve` integrators and
 samples; `_likelihood` everything that computes log p; `_labels` classifiers and NoProp; `_train` `fit`; `_checkpoint`
-files; `nn`, `data`, `metrics`, `plot` and `conformance` what stands around the core.
+files; `_posterior` posteriors; `nn`, `data`, `metrics`, `plot` and `conformance` what stands around the core.
 """
 
 from importlib import import_module
@@ -138,6 +138,13 @@ from ._path.unbounded_schedules import (
     QuadraticNoiseSchedule as QuadraticNoiseSchedule,
 )
 from ._path.vp_path import VPPath as VPPath
+from ._posterior.acceptance import Acceptance as Acceptance
+from ._posterior.ensemble import FlowEnsemble as FlowEnsemble
+from ._posterior.fit_posterior import fit_posterior as fit_posterior
+from ._posterior.given_all import given_all as given_all
+from ._posterior.posterior import Posterior as Posterior, PosteriorLogProb as PosteriorLogProb
+from ._posterior.prior import BoxUniform as BoxUniform, Prior as Prior
+from ._posterior.resample import resample as resample
 from ._solve import (
     AbstractIntegrator as AbstractIntegrator,
     AbstractODEIntegrator as AbstractODEIntegrator,

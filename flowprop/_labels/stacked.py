@@ -1,6 +1,7 @@
-"""Networks of equal structure stacked into one, so that `jax.vmap` or a scan runs all of them."""
+"""Models of equal structure stacked into one, so that `jax.vmap` or a scan runs all of them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -15,17 +16,17 @@ def arrays_of(network: Network) -> PyTree:
     return eqx.filter(network, eqx.is_array)
 
 
-def stacked(networks: Sequence[Network]) -> Network:
-    """One network. Each of its arrays stacks the arrays of all `networks` along a new first axis."""
-    if not networks:
-        raise ValueError("`networks` is empty: give one network for each block")
-    arrays, rest = zip(*(eqx.partition(network, eqx.is_array) for network in networks), strict=True)
+def stacked(models: Sequence[Any], name: str = "networks") -> Any:
+    """One model. Each of its arrays stacks the arrays of all `models`, the argument `name`, along a new first axis."""
+    if not models:
+        raise ValueError(f"`{name}` is empty: give at least one")
+    arrays, rest = zip(*(eqx.partition(model, eqx.is_array) for model in models), strict=True)
     shapes = [jax.tree.map(jnp.shape, tree) for tree in arrays]
-    for index in range(1, len(networks)):
+    for index in range(1, len(models)):
         if not eqx.tree_equal(rest[0], rest[index]) or shapes[0] != shapes[index]:
             raise ValueError(
-                f"`networks[{index}]` and `networks[0]` differ in more than the values of their arrays: build all "
-                "networks with the same constructor and different keys"
+                f"`{name}[{index}]` and `{name}[0]` differ in more than the values of their arrays: build all "
+                f"{name} with the same constructor and different keys"
             )
     return eqx.combine(jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays), rest[0])
 

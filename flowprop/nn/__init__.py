@@ -16,6 +16,7 @@ from ._low_precision import LowPrecision as LowPrecision
 from ._mixer import MixerEncoder as MixerEncoder
 from ._mlp import MLP as MLP, ConcatSquashMLP as ConcatSquashMLP
 from ._norm import GroupNorm as GroupNorm
+from ._residual import ResidualMLP as ResidualMLP
 from ._resnet import (
     ResidualBlock as ResidualBlock,
     ResNet as ResNet,

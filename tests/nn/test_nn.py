@@ -43,6 +43,13 @@ NETWORKS = {
         (np.float32(1), 2),
         (5,),
     ),
+    "Residual": (lambda: nn.ResidualMLP((2,), **SMALL), (2,), None, (2,)),
+    "Residual, logits of an image": (
+        lambda: nn.ResidualMLP((2, 3), 2, out_shape=(5,), **SMALL),
+        (2, 3),
+        (np.float32(1), 2),
+        (5,),
+    ),
 }
 
 
@@ -71,7 +78,7 @@ class TestNetworks:
         assert min(float(jnp.max(jnp.abs(leaf))) for leaf in leaves) > 1e-6
 
 
-@pytest.mark.parametrize("make", [nn.MLP, nn.ConcatSquashMLP])
+@pytest.mark.parametrize("make", [nn.MLP, nn.ConcatSquashMLP, nn.ResidualMLP])
 class TestPerceptrons:
     def test_the_output_depends_on_time_point_and_condition(self, make):
         network = make((2,), 1, **SMALL)
@@ -97,8 +104,9 @@ class TestPerceptrons:
         assert all(np.all(np.asarray(a.weight) != np.asarray(b.weight)) for a, b in pairs)
 
     def test_layers_have_different_weights(self, make):
-        network = make((6,), width=6, depth=3, key=KEY)
-        assert np.all(np.asarray(network.layers[1].weight) != np.asarray(network.layers[2].weight))
+        leaves = jax.tree.leaves(eqx.filter(make((6,), width=6, depth=3, key=KEY), eqx.is_array))
+        first, second, *_ = [np.asarray(leaf) for leaf in leaves if leaf.shape == (6, 6)]
+        assert np.all(first != second)
 
     def test_vmap_equals_a_loop(self, make):
         network = make((2,), 1, **SMALL)

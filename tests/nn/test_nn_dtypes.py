@@ -17,6 +17,7 @@ SMALL = {"width": 4, "key": KEY}
 NETWORKS = {
     "MLP": lambda: nn.MLP(SHAPE, 3, depth=1, **SMALL),
     "ConcatSquash": lambda: nn.ConcatSquashMLP(SHAPE, 3, depth=1, **SMALL),
+    "Residual": lambda: nn.ResidualMLP(SHAPE, 3, depth=1, **SMALL),
     "ImageMixer": lambda: nn.ImageMixer(SHAPE, 3, patch_size=2, depth=1, **SMALL),
     "Fuse, labels": lambda: nn.FuseNetwork(nn.LabelEncoder(SHAPE, 3, key=KEY), 3, SHAPE, **SMALL),
     "Fuse, images": lambda: nn.FuseNetwork(nn.ConvEncoder(SHAPE, 3, channels=(2,), key=KEY), 3, SHAPE, **SMALL),

@@ -1,0 +1,1 @@
+"""Posteriors: flows of parameters given observations, within the support of a prior."""
