@@ -247,7 +247,7 @@ class TestCoverage:
         # Four standard errors of a fraction of 20,000 samples.
         np.testing.assert_allclose(ranks, 1 - np.exp(-squares / (2 * std**2)), atol=0.014)
 
-        level, share, error = metrics.expected_coverage(ranks, np.linspace(0.05, 0.95, 19))
+        level, share, error = metrics.coverage_curve(ranks, np.linspace(0.05, 0.95, 19))
         exact = 1 - (1 - level) ** (std**2)
         np.testing.assert_array_less(np.abs(share - exact), 4 * np.sqrt(exact * (1 - exact) / 800) + 0.014)
         np.testing.assert_allclose(error, np.sqrt(level * (1 - level) / 800), rtol=1e-6)
@@ -271,13 +271,13 @@ class TestCoverage:
         with pytest.raises(ValueError, match=r"`ranks` holds numbers from -0\.1 to 0\.0"):
             metrics.calibration_error(ranks - 0.2)
         with pytest.raises(ValueError, match="`levels` is empty"):
-            metrics.expected_coverage(ranks, np.zeros(0))
+            metrics.coverage_curve(ranks, np.zeros(0))
 
 
 class TestCoverageCurve:
     def test_draws_a_line_and_a_band_for_each_model(self):
         ranks = np.linspace(0.3, 0.9, 7)
-        curves = {"FM": metrics.expected_coverage(ranks), "CT": np.array([[0.2, 0.4], [0.1, 0.5], [0.3, 0.1]])}
+        curves = {"FM": metrics.coverage_curve(ranks), "CT": np.array([[0.2, 0.4], [0.1, 0.5], [0.3, 0.1]])}
         ax = plot.coverage_curve(curves, title="two moons")
         _, *lines = ax.lines
         for line, (level, share, _) in zip(lines, curves.values(), strict=True):
