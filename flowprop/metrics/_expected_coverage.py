@@ -31,8 +31,8 @@ def expected_coverage(
 
     **Arguments:**
 
-    - `posterior`: the posterior to check, a [`flowprop.metrics.PosteriorLike`][] with a method `log_prob`. The densities
-        need not be normalised, but the unknown factor must depend on the observation only.
+    - `posterior`: the posterior to check, a [`flowprop.metrics.PosteriorLike`][] with `log_prob`. Its densities may
+        have an unknown factor that depends on the observation only.
     - `theta`: parameters drawn from the prior and not used for training, `(n, *shape)`. Some hundreds are enough.
     - `x`: one simulated observation for each parameter, `(n, *observation)`.
     - `key`: a typed key, for the samples and for ties.

@@ -66,12 +66,14 @@ def check_pairs(theta: Parameters, x: Observations) -> None:
 def samples_of_each(
     posterior: PosteriorLike, x: Observations, num_samples: int, shape: tuple[int, ...], key: PRNGKey
 ) -> Float[np.ndarray, "batch num_samples *shape"]:
-    """Samples of the posterior of each observation, after checks that they have the parameters' shape and are finite."""
+    """Samples of each observation's posterior, after checks that they have the parameters' shape and are finite."""
     if hasattr(posterior, "sample_each"):
         samples = np.asarray(posterior.sample_each(x, num_samples, key=key))
     else:
         keys = jax.random.split(key, len(x))
-        samples = np.stack([np.asarray(posterior.sample(row, num_samples, key=one)) for row, one in zip(x, keys)])
+        samples = np.stack(
+            [np.asarray(posterior.sample(row, num_samples, key=one)) for row, one in zip(x, keys, strict=True)]
+        )
     wanted = (len(x), num_samples, *shape)
     if samples.shape != wanted:
         raise ValueError(f"`posterior` gave samples of shape {samples.shape} where {wanted} is needed, as `theta` says")

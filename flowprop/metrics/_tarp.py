@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from .._types import PRNGKey, Real, check_key, check_positive, checked
 from ._posterior import Observations, Parameters, PosteriorLike, check_pairs, samples_of_each
-from ._samples import check_finite
+from ._samples import check_finite, standardiser, vectors
 from ._uniform_ranks import CalibrationTest, calibration_test, ranks_among
 
 
@@ -76,22 +76,21 @@ def tarp(
     check_pairs(theta, x)
     sample_key, tie_key, reference_key = jax.random.split(key, 3)
     samples = samples_of_each(posterior, x, num_samples, theta.shape[1:], sample_key)
-    true = _flat(theta)
-    mean, deviation = true.mean(axis=0), _deviation(true)
+    standard = standardiser(vectors(theta))
+    true, drawn = standard(vectors(theta)), standard(samples.reshape(len(theta), num_samples, -1))
     if references is None:
-        guess = mean + deviation * _guesses((true - mean) / deviation, _flat(x), reference_key)
+        guess = _guesses(true, vectors(x), reference_key)
     else:
         check_finite(references=references)
-        guess = _flat(references)
-    own = np.sum(((true - guess) / deviation) ** 2, axis=-1)
-    of_samples = np.sum(((samples.reshape(*samples.shape[:2], -1) - guess[:, None]) / deviation) ** 2, axis=-1)
+        guess = standard(vectors(references))
+    own, of_samples = np.sum((true - guess) ** 2, axis=-1), np.sum((drawn - guess[:, None]) ** 2, axis=-1)
     return calibration_test(ranks_among(own[:, None], of_samples[..., None], tie_key), num_samples, significance)
 
 
 def _guesses(theta: Vectors, x: Float[np.ndarray, "n inputs"], key: PRNGKey) -> Vectors:
     """Each half's parameters as the regression on the other half predicts them, with noise of the regression's size."""
-    x = (x - x.mean(axis=0)) / _deviation(x)
-    x = x / np.sqrt(x.shape[1])  # so that weights of unit variance predict standardised parameters
+    # Weights of unit variance then predict standardised parameters.
+    x = standardiser(x)(x) / np.sqrt(x.shape[1])
     noise = np.asarray(jax.random.normal(key, theta.shape))
     guess = np.zeros_like(theta)
     for half, other in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
@@ -100,13 +99,3 @@ def _guesses(theta: Vectors, x: Float[np.ndarray, "n inputs"], key: PRNGKey) -> 
         error = np.sqrt(np.mean((theta[other] - kernel @ fitted) ** 2, axis=0)) if len(kernel) else 1.0
         guess[half] = x[half] @ x[other].T @ fitted + error * noise[half]
     return guess
-
-
-def _flat(rows: Parameters | Observations) -> Vectors:
-    return np.asarray(rows, np.float64).reshape(len(rows), -1)
-
-
-def _deviation(rows: Vectors) -> Float[np.ndarray, " dim"]:
-    """The standard deviation of each column, and 1 for a constant one."""
-    deviation = rows.std(axis=0)
-    return np.where(deviation > 0, deviation, 1.0)
