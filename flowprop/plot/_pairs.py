@@ -133,9 +133,9 @@ def _axes(
     ax: Axes, truth: Float[Array | np.ndarray, " dim"] | None, row: int, column: int, names: Sequence[str], dim: int
 ) -> None:
     if truth is not None:
-        ax.axvline(float(truth[column]), color=linewidth=1.2)
+        ax.axvline(float(truth[column]), color=INK, linewidth=1.2)
         if row != column:
-            ax.axhline(float(truth[row]), color=linewidth=1.2)
+            ax.axhline(float(truth[row]), color=INK, linewidth=1.2)
     ax.xaxis.set_major_locator(MaxNLocator(4, prune="both"))
     ax.yaxis.set_major_locator(MaxNLocator(4, prune="both"))
     last, first = row == dim - 1, column == 0 and row > 0
