@@ -174,7 +174,7 @@ def _probability_within(size: int, positions: tuple[float, ...], inside: Bool[np
         reached = np.pad(after, (max(least - low, 0), 0))[max(low - least, 0) :] * allowed[low : high + 1]
         least = low
     last = _poisson(size - least - np.arange(len(reached)), size * (1 - positions[-1]))
-    return float(reached @ last / _poisson(np.array(size), size))
+    return float(reached @ last / _poisson(np.array([size]), size)[0])
 
 
 def _poisson(counts: Integer[np.ndarray, "*counts"], rate: Real) -> Float[np.ndarray, "*counts"]:
