@@ -146,7 +146,9 @@ class TestMMD:
 
 class TestClassifierTwoSampleTest:
     @pytest.mark.parametrize(
-        "classifier", [LogisticRegression(), pytest.param(None, marks=pytest.mark.slow)], ids=["given", "default"]
+        "classifier",
+        [LogisticRegression(), *(pytest.param(name, marks=pytest.mark.slow) for name in (None, "sbibm"))],
+        ids=["given", "default", "sbibm"],
     )
     def test_accuracy_for_equal_distributions_is_chance(self, key, classifier):
         accuracy, p_value = metrics.classifier_two_sample_test(*normal(0, 2, 60, 2), classifier=classifier, key=key)
@@ -154,6 +156,20 @@ class TestClassifierTwoSampleTest:
         assert accuracy == pytest.approx(0.5, abs=0.14)
         right = round(120 * accuracy)
         assert p_value == pytest.approx(sum(math.comb(120, k) for k in range(right, 121)) / 2**120)
+
+    @pytest.mark.slow
+    def test_default_nears_the_exact_accuracy_of_crescents(self, key):
+        """They differ in the deviation of their radius alone."""
+
+        def crescents(random, deviation):
+            angle, radius = random.uniform(-np.pi / 2, np.pi / 2, 2000), random.normal(0.1, deviation, 2000)
+            points = np.stack([radius * np.cos(angle) + 0.25, radius * np.sin(angle)], axis=1)
+            return points * random.choice([-1, 1], (2000, 1))
+
+        random = np.random.default_rng(0)
+        test = metrics.classifier_two_sample_test(crescents(random, 0.01), crescents(random, 0.025), key=key)
+        # The best possible is 0.7075; the standard error of 4,000 points is 0.007.
+        assert 0.68 < test.accuracy < 0.73
 
     def test_distinguishes_different_shapes(self, key):
         """A disc and a ring around it cannot be separated by a linear classifier."""
@@ -168,6 +184,8 @@ class TestClassifierTwoSampleTest:
             metrics.classifier_two_sample_test(a, a[:5], key=key)
         with pytest.raises(ValueError, match="`a` has 4 points where at least 5"):
             metrics.classifier_two_sample_test(a[:4], a[:4], key=key)
+        with pytest.raises(ValueError, match="`classifier` is 'network': give 'sbibm'"):
+            metrics.classifier_two_sample_test(a, a, classifier="network", key=key)
         monkeypatch.setitem(sys.modules, "sklearn.model_selection", None)
         with pytest.raises(ImportError, match=r"flowprop\[metrics\]"):
             metrics.classifier_two_sample_test(a, a, key=key)
