@@ -69,7 +69,7 @@ def pairs(
     names = [f"{index}" for index in range(dim)] if names is None else list(names)
     if len(names) != dim:
         raise ValueError(f"`names` has {len(names)} names where {dim} are needed: one for each coordinate")
-    limits = _limits(sets.values(), truth)
+    limits = _limits(list(sets.values()), truth)
     size = float(np.clip(9.0 / dim, 1.3, 2.6))
     figure = Figure(figsize=(dim * size + 0.6, dim * size + 0.6), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)
@@ -98,8 +98,8 @@ def pairs(
     return figure
 
 
-def _limits(sets: object, truth: Float[Array | np.ndarray, " dim"] | None) -> Float[np.ndarray, "dim 2"]:
-    quantiles = [np.quantile(points, [0.001, 0.999], axis=0) for points in sets]  # type: ignore[attr-defined]
+def _limits(sets: Sequence[Rows], truth: Float[Array | np.ndarray, " dim"] | None) -> Float[np.ndarray, "dim 2"]:
+    quantiles = [np.quantile(points, [0.001, 0.999], axis=0) for points in sets]
     if truth is not None:
         quantiles.append(np.asarray(truth, float)[None])
     values = np.concatenate(quantiles)
