@@ -14,7 +14,7 @@ Ranks = Float[Array | np.ndarray, " n"]
 
 
 class CoverageCurve(NamedTuple):
-    """The result of [`flowprop.metrics.expected_coverage`][]; [`flowprop.plot.coverage_curve`][] draws it.
+    """The result of [`flowprop.metrics.coverage_curve`][]; [`flowprop.plot.coverage_curve`][] draws it.
 
     **Arguments:**
 
@@ -28,7 +28,7 @@ class CoverageCurve(NamedTuple):
     import numpy as np
 
     ranks = np.linspace(0.005, 0.995, 100)  # uniform: the model is calibrated
-    curve = fp.metrics.expected_coverage(ranks, levels=np.array([0.5]))
+    curve = fp.metrics.coverage_curve(ranks, levels=np.array([0.5]))
     print(curve.level[0], curve.coverage[0], curve.standard_error[0])  # 0.5 0.5 0.05
     ```
     """
@@ -90,8 +90,8 @@ def _coverage(data: Float[Array, " n"], samples: Float[Array, "*n m"]) -> Float[
 
 
 @checked
-def expected_coverage(ranks: Ranks, levels: Float[Array | np.ndarray, " levels"] | None = None) -> CoverageCurve:
-    """The expected coverage: the fraction of the data in the model's highest-density region of each level.
+def coverage_curve(ranks: Ranks, levels: Float[Array | np.ndarray, " levels"] | None = None) -> CoverageCurve:
+    """The coverage curve: the fraction of the data in the model's highest-density region of each level.
 
     The level of a region is the probability that the model assigns to it. The coverage is the fraction of ranks that do
     not exceed the level ([Hermans et al. 2022](https://arxiv.org/abs/2110.06581)). For a calibrated model it equals the
@@ -112,7 +112,7 @@ def expected_coverage(ranks: Ranks, levels: Float[Array | np.ndarray, " levels"]
     import numpy as np
 
     ranks = np.linspace(0.005, 0.995, 100)  # uniform: the model is calibrated
-    curve = fp.metrics.expected_coverage(ranks, levels=np.array([0.25, 0.75]))
+    curve = fp.metrics.coverage_curve(ranks, levels=np.array([0.25, 0.75]))
     print(curve.coverage)  # [0.25 0.75]
     ```
     """

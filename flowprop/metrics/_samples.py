@@ -1,9 +1,12 @@
 """The types of the samples that are compared, and the checks of them."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from .._types import is_traced
 
@@ -47,3 +50,15 @@ def arrays(a: FirstSample, b: SecondSample) -> tuple[Float[Array, "n dim"], Floa
     dtype = jnp.result_type(jnp.float32, *(jax.dtypes.canonicalize_dtype(sample.dtype) for sample in (a, b)))
     first, second = (jnp.asarray(sample, dtype).reshape(len(sample), -1) for sample in (a, b))
     return first, second
+
+
+def vectors(rows: Shaped[Array | np.ndarray, "n *shape"]) -> Float[np.ndarray, "n dim"]:
+    """The rows, flattened and in double precision."""
+    return np.asarray(rows, np.float64).reshape(len(rows), -1)
+
+
+def standardiser(points: FirstMatrix) -> Callable[[Any], Any]:
+    """A function to the coordinates in which these points have mean 0 and variance 1. Constant ones are only moved."""
+    mean, deviation = points.mean(axis=0), points.std(axis=0)
+    deviation = np.where(deviation > 0, deviation, 1.0)
+    return lambda others: (others - mean) / deviation

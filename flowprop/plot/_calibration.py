@@ -28,7 +28,7 @@ def coverage_curve(
     **Arguments:**
 
     - `curves`: for the name of each model, three arrays of the same length: levels, coverage, and the standard error of
-        the coverage, such as [`flowprop.metrics.expected_coverage`][] returns.
+        the coverage, such as [`flowprop.metrics.coverage_curve`][] returns.
     - `title`: the title of the axes. By default none.
     - `ax`: the matplotlib axes to draw on. By default the axes of a new figure.
 
@@ -41,7 +41,7 @@ def coverage_curve(
     import numpy as np
 
     ranks = np.random.default_rng(0).uniform(size=100)  # of a calibrated model
-    curve = fp.metrics.expected_coverage(ranks)
+    curve = fp.metrics.coverage_curve(ranks)
     ax = fp.plot.coverage_curve({"FM": curve})
     fp.plot.save(ax, "coverage.png")
     ```

@@ -146,7 +146,9 @@ class TestMMD:
 
 class TestClassifierTwoSampleTest:
     @pytest.mark.parametrize(
-        "classifier", [LogisticRegression(), pytest.param(None, marks=pytest.mark.slow)], ids=["given", "default"]
+        "classifier",
+        [LogisticRegression(), *(pytest.param(name, marks=pytest.mark.slow) for name in (None, "sbibm"))],
+        ids=["given", "default", "sbibm"],
     )
     def test_accuracy_for_equal_distributions_is_chance(self, key, classifier):
         accuracy, p_value = metrics.classifier_two_sample_test(*normal(0, 2, 60, 2), classifier=classifier, key=key)
@@ -154,6 +156,20 @@ class TestClassifierTwoSampleTest:
         assert accuracy == pytest.approx(0.5, abs=0.14)
         right = round(120 * accuracy)
         assert p_value == pytest.approx(sum(math.comb(120, k) for k in range(right, 121)) / 2**120)
+
+    @pytest.mark.slow
+    def test_default_nears_the_exact_accuracy_of_crescents(self, key):
+        """They differ in the deviation of their radius alone."""
+
+        def crescents(random, deviation):
+            angle, radius = random.uniform(-np.pi / 2, np.pi / 2, 2000), random.normal(0.1, deviation, 2000)
+            points = np.stack([radius * np.cos(angle) + 0.25, radius * np.sin(angle)], axis=1)
+            return points * random.choice([-1, 1], (2000, 1))
+
+        random = np.random.default_rng(0)
+        test = metrics.classifier_two_sample_test(crescents(random, 0.01), crescents(random, 0.025), key=key)
+        # The best possible is 0.7075; the standard error of 4,000 points is 0.007.
+        assert 0.68 < test.accuracy < 0.73
 
     def test_distinguishes_different_shapes(self, key):
         """A disc and a ring around it cannot be separated by a linear classifier."""
@@ -168,6 +184,8 @@ class TestClassifierTwoSampleTest:
             metrics.classifier_two_sample_test(a, a[:5], key=key)
         with pytest.raises(ValueError, match="`a` has 4 points where at least 5"):
             metrics.classifier_two_sample_test(a[:4], a[:4], key=key)
+        with pytest.raises(ValueError, match="`classifier` is 'network': give 'sbibm'"):
+            metrics.classifier_two_sample_test(a, a, classifier="network", key=key)
         monkeypatch.setitem(sys.modules, "sklearn.model_selection", None)
         with pytest.raises(ImportError, match=r"flowprop\[metrics\]"):
             metrics.classifier_two_sample_test(a, a, key=key)
@@ -247,7 +265,7 @@ class TestCoverage:
         # Four standard errors of a fraction of 20,000 samples.
         np.testing.assert_allclose(ranks, 1 - np.exp(-squares / (2 * std**2)), atol=0.014)
 
-        level, share, error = metrics.expected_coverage(ranks, np.linspace(0.05, 0.95, 19))
+        level, share, error = metrics.coverage_curve(ranks, np.linspace(0.05, 0.95, 19))
         exact = 1 - (1 - level) ** (std**2)
         np.testing.assert_array_less(np.abs(share - exact), 4 * np.sqrt(exact * (1 - exact) / 800) + 0.014)
         np.testing.assert_allclose(error, np.sqrt(level * (1 - level) / 800), rtol=1e-6)
@@ -271,13 +289,13 @@ class TestCoverage:
         with pytest.raises(ValueError, match=r"`ranks` holds numbers from -0\.1 to 0\.0"):
             metrics.calibration_error(ranks - 0.2)
         with pytest.raises(ValueError, match="`levels` is empty"):
-            metrics.expected_coverage(ranks, np.zeros(0))
+            metrics.coverage_curve(ranks, np.zeros(0))
 
 
 class TestCoverageCurve:
     def test_draws_a_line_and_a_band_for_each_model(self):
         ranks = np.linspace(0.3, 0.9, 7)
-        curves = {"FM": metrics.expected_coverage(ranks), "CT": np.array([[0.2, 0.4], [0.1, 0.5], [0.3, 0.1]])}
+        curves = {"FM": metrics.coverage_curve(ranks), "CT": np.array([[0.2, 0.4], [0.1, 0.5], [0.3, 0.1]])}
         ax = plot.coverage_curve(curves, title="two moons")
         _, *lines = ax.lines
         for line, (level, share, _) in zip(lines, curves.values(), strict=True):
