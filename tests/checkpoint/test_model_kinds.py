@@ -123,6 +123,7 @@ FLOWS = {
     "a condition": lambda: fm(mlp(1)),
     "half precision": lambda: fm(jax.tree.map(lambda a: a.astype(jnp.float16) if eqx.is_array(a) else a, mlp())),
     "ConcatSquash": lambda: fm(nn.ConcatSquashMLP((2,), width=3, depth=1, key=KEY)),
+    "Residual": lambda: fm(nn.ResidualMLP((2,), width=3, depth=1, key=KEY)),
     "Fuse": lambda: fm(nn.FuseNetwork(nn.LabelEncoder((2,), 3, key=KEY), 0, (2,), width=3, depth=1, key=KEY)),
     "ImageMixer": lambda: fm(nn.ImageMixer((2, 2, 1), patch_size=1, width=2, depth=1, key=KEY), shape=(2, 2, 1)),
     "function": lambda: fm(plain_network),
@@ -175,6 +176,8 @@ OTHERS = {
     "maximum likelihood, probes": lambda: fp.MaximumLikelihood(fm(), divergence=fp.HutchinsonDivergence(2)),
     "bits per dimension": lambda: fp.BitsPerDimension("test", num_levels=4),
     "bits per dimension, validation": lambda: fp.BitsPerDimension("validation", num_levels=4),
+    "posterior": lambda: fp.Posterior(fm(), fp.BoxUniform(np.zeros(2), np.ones(2))),
+    "ensemble": lambda: fp.FlowEnsemble([fm(), fm()]),
     "Tsit5": lambda: solved(fp.ODEIntegrator()),
     "Heun": lambda: solved(fp.ODEIntegrator(dfx.Heun(), dt0=0.1)),
     "Kvaerno5": lambda: solved(fp.ODEIntegrator(dfx.Kvaerno5(), dfx.PIDController(rtol=1e-3, atol=1e-3))),
@@ -196,7 +199,7 @@ OTHERS = {
 KINDS = FLOWS | OTHERS
 NAMES = list(KINDS)
 #: Those whose constructors look at the values of arrays, which `eqx.filter_eval_shape` does not have.
-NEED_VALUES = ["standardised", "whitened", "bounded", "another path"]
+NEED_VALUES = ["standardised", "whitened", "bounded", "another path", "posterior", "ensemble"]
 
 #: Those with a part that is defined here.
 NEED_LIKE = [
