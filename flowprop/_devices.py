@@ -72,18 +72,18 @@ def on_each_device(function: Callable[[PyTree], PyTree], arguments: PyTree, rows
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`eqx.filter_jit(function)`, for a function with an argument `rows`, as `row_sharding` finds it.
+    """`eqx.filter_jit(function)`, for a function that may have an argument `rows`, as `row_sharding` finds it.
 
     On a mesh with explicit axes, the default of `jax.make_mesh`, JAX requires every operation to state how its result
     is spread over the devices. The loops of a solve do not state it. Inside `function` the axes are therefore
-    automatic. Its results, whose first axis counts examples, are spread as `rows`.
+    automatic. Its results, whose first axis counts examples, are spread as `rows`, or not at all.
 
     **Raises:** `TypeError` inside a `jax.shard_map` that checks its axes, which the loops of a solve do not support.
     """
 
     @eqx.filter_jit
     @functools.wraps(function)
-    def call(*args: Any, rows: NamedSharding | None) -> Any:
+    def call(*args: Any, **named: NamedSharding | None) -> Any:
         arrays, others = eqx.partition(args, eqx.is_array)
         # jax.typeof(array): its type is not public.
         types: list[Any] = [jax.typeof(leaf) for leaf in jax.tree.leaves(arrays)]
@@ -96,10 +96,11 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         meshes = [kind.sharding.mesh for kind in types] + [jax.sharding.get_abstract_mesh()]
         mesh = next((mesh for mesh in meshes if AxisType.Explicit in mesh.axis_types), None)
         if mesh is None:
-            return function(*args, rows=rows)
+            return function(*args, **named)
+        rows = named.get("rows")
         spec = PartitionSpec() if rows is None else rows.spec
         body = jax.sharding.auto_axes(
-            lambda arrays: function(*eqx.combine(arrays, others), rows=rows), out_sharding=NamedSharding(mesh, spec)
+            lambda arrays: function(*eqx.combine(arrays, others), **named), out_sharding=NamedSharding(mesh, spec)
         )
         return body(arrays)
 

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from .._batch import compiled, example_keys, in_batches
+from .._batch import example_keys, in_batches
+from .._devices import compiled
 from .._flow.flow import Flow
+from .._flow.noise import noise_std
 from .._solve import AbstractODEIntegrator
 from .._solve.solve import solve_to_data
 from .._types import PRNGKey, Scalar, is_traced
@@ -93,7 +95,7 @@ def share_inside(flow: Flow, prior: Prior, features: PyTree, noise: Array, integ
 
     def one(noise: Any) -> Scalar:
         is_key = jnp.issubdtype(noise.dtype, jax.dtypes.prng_key)
-        z = flow.draw_noise(key=noise) if is_key else flow.noise_std * noise
+        z = flow.draw_noise(key=noise) if is_key else noise_std(flow) * noise
         theta, succeeded = solve_to_data(flow, z, features, integrator, None)
         # A draw whose solve failed is counted as outside.
         return (prior.in_support(theta) & succeeded).astype(float)

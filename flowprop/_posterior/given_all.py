@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .._flow.flow import Flow
+from .._flow.noise import check_gaussian
 from .._frozen import Frozen
 from .._path.prediction import TargetPrediction
 from .._solve.sample import sample
@@ -70,7 +71,7 @@ def given_all(posterior: Posterior, x: PyTree, *, key: PRNGKey, num_samples: int
     flow, *others = members(posterior.flow)
     if others:
         raise ValueError("`posterior` has an ensemble of flows: give the posterior of one of its `members`")
-    flow.check_gaussian("a composition of posteriors")
+    check_gaussian(flow, "a composition of posteriors")
     count = check_observations(x)
     features = encoded(flow, x)
     flow = dataclasses.replace(flow, encoder=None)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from .._batch import compiled
+from .._devices import compiled
 from .._divergence import AbstractDivergence
 from .._flow.flow import Flow
 from .._likelihood.log_prob import log_prob

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from .._batch import compiled
+from .._devices import compiled
 from .._divergence import AbstractDivergence, ExactDivergence
 from .._flow.checks import check_condition, refuse_if
 from .._flow.flow import Flow

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._batch import compiled, default_batch_size
+from .._batch import default_batch_size
+from .._devices import compiled
 from .._flow.flow import Flow
 from .._rows import settled
 from .._solve import AbstractODEIntegrator
