@@ -165,6 +165,7 @@ from ._train.paired_flow import PairedFlow as PairedFlow
 from ._train.run import NonFiniteLossError as NonFiniteLossError
 from ._train.schedule import warmup_cosine as warmup_cosine
 from ._train.step import TrainState as TrainState
+from ._train.tensorboard import TensorBoard as TensorBoard
 from ._train.trainer import Trainer as Trainer
 from ._transform import (
     AbstractBijectiveTransform as AbstractBijectiveTransform,

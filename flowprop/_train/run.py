@@ -151,7 +151,7 @@ class Run:
             while len(self._under_way) > (not (call.waits or saves or interrupt.name)):
                 self._wait_for(*self._under_way[0], bar)
                 self._under_way.pop(0)
-            if interrupt.name:
+            if interrupt.name and self._done < self._settings.steps:
                 return "interrupted"
             if call.waits and (ended := self._at_boundary()) is not None:
                 return ended

@@ -192,7 +192,7 @@ SOURCES = sources()
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 @given(data=st.data())
 def test_a_damaged_file_is_refused_in_one_line(extension, data, tmp_path):
-    """Bytes changed, and the end cut off. `--columns` asks for what no file has: one that still reads is refused too."""
+    """Bytes changed, and the end cut off. `--columns` asks for what no file has, so one that still reads is refused."""
     content = bytearray(SOURCES[extension])
     places = st.integers(0, len(content) - 1)
     for place, value in data.draw(st.lists(st.tuples(places, st.integers(0, 255)), max_size=4)):
