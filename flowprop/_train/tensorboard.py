@@ -54,7 +54,8 @@ class TensorBoard:
             from tensorboardX import SummaryWriter
         except ImportError as error:
             raise ImportError("`TensorBoard` needs tensorboardX: pip install flowprop[tensorboard]") from error
-        self._folder, self._make, self._writer = os.fspath(folder), SummaryWriter, None
+        self._folder, self._make = os.fspath(folder), SummaryWriter
+        self._writer: Any = None
 
     def __call__(self, report: Report) -> None:
         """Write the numbers of a report.
@@ -64,7 +65,7 @@ class TensorBoard:
         - `report`: what `fit` tells its callbacks.
         """
         if self._writer is None:
-            self._writer: Any = self._make(self._folder, purge_step=report.step, flush_secs=10)
+            self._writer = self._make(self._folder, purge_step=report.step, flush_secs=10)
             # A thread of its own writes. It does not outlive the process.
             atexit.register(self.close)
         for name, value in report.values.items():
