@@ -52,7 +52,19 @@ class Layout(NamedTuple):
         if mesh is None:
             return to_device(tree)
         axes = PartitionSpec(None, mesh.axis_names) if stacked else PartitionSpec()
-        return jax.tree.map(lambda leaf: jax.device_put(leaf, NamedSharding(mesh, partition(leaf) or axes)), tree)
+        return jax.tree.map(lambda leaf: _put(leaf, NamedSharding(mesh, partition(leaf) or axes)), tree)
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> Any:
+    """`jax.device_put`, also to devices of other processes, where JAX takes arrays of the host alone.
+
+    JAX compares such arrays: it raises an error if the processes do not give the same ones.
+    """
+    if sharding.is_fully_addressable or not getattr(leaf, "is_fully_addressable", True):
+        return jax.device_put(leaf, sharding)
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_put(jax.random.key_data(leaf), sharding), impl=jax.random.key_impl(leaf))
+    return jax.device_put(np.asarray(leaf), sharding)
 
 
 def partition(leaf: Any) -> PartitionSpec | None:
