@@ -27,7 +27,7 @@ def make_model(
     - `width`, `depth`, `blocks`: sizes of the networks.
     - `key`: for the initial weights.
     """
-    sizes = {"condition_size": given.shape[1], "width": width, "depth": depth}
+    sizes: dict[str, Any] = {"condition_size": given.shape[1], "width": width, "depth": depth}
     encoder = standardise(given) if given.shape[1] else None
     if task.name == "classify":
         return _classifier(task, encoder, sizes, blocks, key)
@@ -49,7 +49,7 @@ def make_model(
     return fp.Regressor(flow=flow, encoder=encoder) if task.name == "regress" else flow
 
 
-def _classifier(task: Task, encoder: Any, sizes: dict[str, int], blocks: int, key: Any) -> Any:
+def _classifier(task: Task, encoder: Any, sizes: dict[str, Any], blocks: int, key: Any) -> Any:
     embedding = fp.one_hot_embedding(task.classes)
     shape = (task.classes,)
     if task.protocol == Protocol.DT:

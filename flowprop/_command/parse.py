@@ -1,9 +1,9 @@
 """The commands and their options."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -136,7 +136,13 @@ class Info:
         use.info(self.model)
 
 
-COMMANDS = {"train": Train, "sample": Sample, "log-prob": LogProb, "evaluate": Evaluate, "info": Info}
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "train": Train,
+    "sample": Sample,
+    "log-prob": LogProb,
+    "evaluate": Evaluate,
+    "info": Info,
+}
 
 
 def parse(arguments: Sequence[str]) -> Train | Sample | LogProb | Evaluate | Info:

@@ -96,8 +96,8 @@ class Task:
     def from_json(cls, values: Any) -> "Task":
         """The task of a model's file."""
         try:
-            values = dict(values, protocol=Protocol(values["protocol"]))
-            return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in values.items()})
+            values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+            return cls(**values | {"protocol": Protocol(values["protocol"])})
         except (TypeError, KeyError, ValueError):
             raise Refused(
                 "the model was not saved by `flowprop train`: give the model.fp of its output folder"

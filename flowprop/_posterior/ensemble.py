@@ -100,7 +100,7 @@ class FlowEnsemble(eqx.Module):
 
 def members(flow: Flow | FlowEnsemble) -> tuple[Flow, ...]:
     """The flows whose mixture is the density: the members of an ensemble, or the flow itself."""
-    return getattr(flow, "members", (flow,))
+    return flow.members if isinstance(flow, FlowEnsemble) else (flow,)
 
 
 def mixture(log_probs: Sequence[Float[Array, " n"]]) -> Float[Array, " n"]:

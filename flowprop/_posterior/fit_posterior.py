@@ -164,7 +164,8 @@ def fit_posterior(
         patience=patience,
         progress=progress,
     )
-    return Posterior(flow, prior), history | {"num_dropped": np.asarray(num_dropped)}
+    history["num_dropped"] = np.asarray(num_dropped)
+    return Posterior(flow, prior), history
 
 
 def _simulated(

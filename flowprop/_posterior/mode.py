@@ -31,8 +31,12 @@ def climb(
     """The best point on the paths of several gradient ascents, by Adam in units of `scale`."""
 
     def density(u: Float[Array, "starts *shape"]) -> tuple[Scalar, Float[Array, " starts"]]:
-        settings = {"key": key, "divergence": divergence, "integrator": integrator, "throw": False}
-        values = mixture([log_prob(flow, u * scale[None], **settings) for flow in flows])
+        values = mixture(
+            [
+                log_prob(flow, u * scale[None], key=key, divergence=divergence, integrator=integrator, throw=False)
+                for flow in flows
+            ]
+        )
         return jnp.sum(values), values
 
     # The last steps are short, so that a path comes close to a maximum on the edge of the support.

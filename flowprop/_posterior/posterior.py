@@ -430,7 +430,7 @@ class Posterior(eqx.Module):
             value=values,
             probe_error=_mean([estimate.probe_error for estimate in estimates]),
             solver_error=_mean([estimate.solver_error for estimate in estimates]),
-            function_evaluations=sum(estimate.function_evaluations for estimate in estimates),
+            function_evaluations=sum((e.function_evaluations for e in estimates), jnp.asarray(0)),
         )
         return PosteriorLogProb(flow, values - jnp.log(share.value), share)
 

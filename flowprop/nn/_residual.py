@@ -1,5 +1,6 @@
 """A residual network on flattened points, whose layers the time and the condition scale and shift."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -138,7 +139,7 @@ class ResidualMLP(_Perceptron):
         into, out = self.layers
         h = into(point)
         for block, own in zip(self.blocks, keys, strict=True):
-            h = block(h, context, self.activation, lambda units, own=own: self._dropped(units, own))
+            h = block(h, context, self.activation, functools.partial(self._dropped, key=own))
         return out(self.activation(_normalised(h))).reshape(self.out_shape)
 
     def _dropped(self, units: Float[Array, " width"], key: PRNGKey | None) -> Float[Array, " width"]:

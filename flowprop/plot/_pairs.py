@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from .._types import checked
@@ -71,8 +72,9 @@ def pairs(
         raise ValueError(f"`names` has {len(names)} names where {dim} are needed: one for each coordinate")
     limits = _limits(list(sets.values()), truth)
     size = float(np.clip(9.0 / dim, 1.3, 2.6))
-    figure = Figure(figsize=(dim * size + 0.6, dim * size + 0.6), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03)
+    figure = Figure(
+        figsize=(dim * size + 0.6, dim * size + 0.6), layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03)
+    )
     axes = figure.subplots(dim, dim, squeeze=False)
     for row in range(dim):
         for column in range(dim):
@@ -109,7 +111,7 @@ def _limits(sets: Sequence[Rows], truth: Float[Array | np.ndarray, " dim"] | Non
 
 
 def _histograms(ax: Axes, sets: Sequence[Float[np.ndarray, " n"]], limits: Float[np.ndarray, " 2"]) -> None:
-    edges = np.linspace(*limits, _BINS + 1)
+    edges = np.linspace(limits[0], limits[1], _BINS + 1).tolist()
     for values, color, filled in zip(sets, (_SAMPLES, _REFERENCE), (True, False), strict=False):
         ax.hist(
             values,

@@ -96,5 +96,5 @@ def _histogram(ax: Axes, ranks: Integer[np.ndarray, " n"], num_samples: int, col
     edges = np.linspace(-0.5, num_samples + 0.5, bins + 1)
     ax.axhspan(low, high, color=FAINT, alpha=0.25, linewidth=0)
     ax.axhline(len(ranks) / bins, color=INK, linewidth=1.0, linestyle=(0, (4, 3)))
-    ax.hist(ranks, edges, color=color, alpha=0.7, rwidth=0.92)
+    ax.hist(ranks, edges.tolist(), color=color, alpha=0.7, rwidth=0.92)
     ax.set_xlim(edges[0], edges[-1])
