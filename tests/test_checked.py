@@ -102,12 +102,13 @@ class Frame:
 
 
 FLOW = fp.fm_flow(lambda t, z, x: z, shape=(2,))
+TRAINED = fp.fm_flow(fp.nn.MLP((2,), width=2, depth=1, key=jax.random.key(0)), shape=(2,))
 REMEDIES = {
     "a class": (lambda: fp.sample(FLOW, 2, key=jax.random.key(0), integrator=fp.ODEIntegrator), "`ODEIntegrator(...)`"),
     "a solver": (lambda: fp.sample(FLOW, 2, key=jax.random.key(0), integrator=dfx.Euler()), "`integrator` is"),
     "a data frame": (lambda: echo(points=Frame()), "`.to_numpy()`"),
     "a factory": (
-        lambda: fp.fit(FLOW, (np.zeros((3, 2)),), optax.adam, steps=1, batch_size=1, key=jax.random.key(0)),
+        lambda: fp.fit(TRAINED, (np.zeros((3, 2)),), optax.adam, steps=1, batch_size=1, key=jax.random.key(0)),
         "call it, as in `adam(1e-3)`",
     ),
 }

@@ -86,9 +86,14 @@ def categorical():
     return fp.Flow(Zero(), fp.CondOTPath(), fp.CategoricalPrediction(), shape=(2,))
 
 
+def trained():
+    """A flow that has something to train."""
+    return fp.fm_flow(fp.nn.MLP((2,), width=2, depth=1, key=KEY), shape=(2,))
+
+
 def fit(model=None, data=(points(4, 2),), optimiser=None, **kwargs):
     settings = {"steps": 1, "batch_size": 2, "key": KEY} | kwargs
-    return fp.fit(flow() if model is None else model, data, optimiser or optax.sgd(0.1), **settings)
+    return fp.fit(trained() if model is None else model, data, optimiser or optax.sgd(0.1), **settings)
 
 
 METHODS = ("velocity", "target", "noise", "score")

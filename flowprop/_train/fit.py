@@ -258,8 +258,9 @@ def fit(
         steps_per_call=steps_per_call,
         streamed=examples.source is None,
         layout=examples.layout,
+        key=key,
     )
-    training = loop.init(key=key)
+    training = loop.init()
     first = FitState(training, None if monitor is None else trainer.arrays(training), {}, {})
     if state is not None:
         _check_state(state.training, training)

@@ -72,6 +72,7 @@ class Loop:
     - `steps_per_call`: the number of steps in one call, or `None` to choose it by the network and the device.
     - `streamed`: whether a call is given its batches, one for each step, rather than all data.
     - `layout`: the devices.
+    - `key`: the random key of the training.
     """
 
     def __init__(
@@ -83,13 +84,14 @@ class Loop:
         steps_per_call: int | None,
         streamed: bool,
         layout: Layout,
+        key: PRNGKey,
     ) -> None:
         batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((batch_size, *a.shape), a.dtype), example)
         fixed = trainer.constants.fixed
 
         def loss(parameters: PyTree, fixed: PyTree, batch: Source) -> tuple:
             model = trainer.assemble((parameters, fixed))
-            return evaluate_loss(model, batch.data, batch.weights, key=jax.random.key(0))
+            return evaluate_loss(model, batch.data, batch.weights, key=key)
 
         jaxpr, (value, metrics, new_fixed) = jax.make_jaxpr(loss, return_shape=True)(trainer.parameters, fixed, batch)
         if steps_per_call is None:
@@ -101,16 +103,16 @@ class Loop:
             steps_per_call = max(1, min(steps_per_call, STREAMED_BYTES // size))
         self.steps_per_call = steps_per_call
         self.metrics = tuple(metrics)
-        self._trainer = trainer
+        self._trainer, self._key = trainer, key
         self._constants = layout.place(trainer.constants)
         self._new_fixed = new_fixed is not None
         reports = {"loss": at_least_32_bits(value.dtype)} | {name: metric.dtype for name, metric in metrics.items()}
         self._call: Callable[..., tuple[Carry, Reports]] | None = None
         self._program = Program(trainer.rule, batch_size, steps_per_call, tuple(reports.items()), layout)
 
-    def init(self, *, key: PRNGKey) -> TrainState:
+    def init(self) -> TrainState:
         """The state before the first step, on its devices."""
-        state = self._trainer.init(key=key)
+        state = self._trainer.init(key=self._key)
         fixed = jax.tree.map(jnp.copy, self._trainer.constants.fixed) if self._new_fixed else None
         return self._program.layout.place(state._replace(fixed=fixed))
 

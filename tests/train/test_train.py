@@ -288,7 +288,7 @@ class TestStepsPerCall:
     def loop(model, shape):
         example = Source((jax.ShapeDtypeStruct(shape, jnp.float32),))
         options = {"steps_per_call": None, "streamed": False, "layout": Layout()}
-        return Loop(fp.Trainer(model, optax.sgd(0.1)), example, batch_size=2, **options)
+        return Loop(fp.Trainer(model, optax.sgd(0.1)), example, batch_size=2, key=jax.random.key(0), **options)
 
     def test_many_for_a_perceptron(self):
         network = fp.nn.MLP(shape=(2,), width=4, depth=1, key=KEY)
