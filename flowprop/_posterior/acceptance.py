@@ -16,7 +16,7 @@ from .._flow.noise import noise_std
 from .._solve import AbstractODEIntegrator
 from .._solve.solve import solve_to_data
 from .._types import PRNGKey, Scalar, is_traced
-from .prior import Prior
+from .prior import WithSupport
 
 
 class Acceptance(eqx.Module):
@@ -55,7 +55,7 @@ class Acceptance(eqx.Module):
         return self.standard_error / self.value
 
 
-def never_leaves(flow: Flow, prior: Prior) -> bool:
+def never_leaves(flow: Flow, prior: WithSupport) -> bool:
     """Whether the flow's transform maps every point into the support of the prior, so that no draw is rejected.
 
     It is tried at many points, most of them many standard deviations from the centre. If arrays are traced, the answer
@@ -90,7 +90,9 @@ def fixed_noise(num_draws: int, shape: tuple[int, ...]) -> Float[Array, "draws *
 
 
 @compiled
-def share_inside(flow: Flow, prior: Prior, features: PyTree, noise: Array, integrator: AbstractODEIntegrator) -> Scalar:
+def share_inside(
+    flow: Flow, prior: WithSupport, features: PyTree, noise: Array, integrator: AbstractODEIntegrator
+) -> Scalar:
     """The share of draws within the support, from noise `(draws, *shape)`, or from one key for each draw."""
 
     def one(noise: Any) -> Scalar:

@@ -20,7 +20,7 @@ from .._types import PRNGKey, Real, check_key, check_number, check_positive, che
 from ..nn import ResidualMLP
 from .ensemble import FlowEnsemble
 from .posterior import Posterior
-from .prior import Prior
+from .prior import WithSupport, as_prior
 
 
 Simulator = Callable[..., PyTree]
@@ -132,7 +132,7 @@ def fit_posterior(
     ):
         raise ValueError("give either `theta` and `x`, or `simulator` and `budget`")
     if simulator is not None and budget is not None:
-        theta, x = _simulated(simulator, Prior(prior), budget, progress, key=key_simulations)
+        theta, x = _simulated(simulator, as_prior(prior), budget, progress, key=key_simulations)
     theta, x, num_dropped = _finite_rows(np.asarray(theta), x)
     encoder = _standardised(x) if encoder is None else encoder
     if network is None:
@@ -169,7 +169,7 @@ def fit_posterior(
 
 
 def _simulated(
-    simulator: Simulator, prior: Prior, budget: int, progress: bool, *, key: PRNGKey
+    simulator: Simulator, prior: WithSupport, budget: int, progress: bool, *, key: PRNGKey
 ) -> tuple[np.ndarray, PyTree]:
     """Parameters from the prior, and a simulation of each."""
     key_theta, key_x = jax.random.split(key)

@@ -14,13 +14,13 @@ from .._likelihood.log_prob import log_prob
 from .._solve import AbstractODEIntegrator
 from .._types import Point, PRNGKey, Scalar
 from .ensemble import mixture
-from .prior import Prior
+from .prior import WithSupport
 
 
 @compiled
 def climb(
     flows: Sequence[Flow],
-    prior: Prior,
+    prior: WithSupport,
     starts: Float[Array, "starts *shape"],
     scale: Float[Array, "*shape"],
     steps: int,
@@ -57,7 +57,7 @@ def climb(
     return best[jnp.argmax(values)] * scale
 
 
-def stay_inside(prior: Prior, old: Point, new: Point, scale: Point) -> Point:
+def stay_inside(prior: WithSupport, old: Point, new: Point, scale: Point) -> Point:
     """The step from `old` to `new`, in units of `scale`, without the coordinates in which it leaves the support."""
     alone = jnp.where(jnp.eye(old.size, dtype=bool), new.ravel()[None], old.ravel()[None])
     stays = prior.in_support(alone.reshape(-1, *old.shape) * scale[None]).reshape(old.shape)

@@ -23,7 +23,7 @@ from .._types import Point, PRNGKey, Real, check_key, check_number, check_positi
 from .acceptance import Acceptance, draw_keys, fixed_noise, never_leaves, share_inside
 from .ensemble import FlowEnsemble, members, mixture
 from .mode import climb
-from .prior import Prior, check_points
+from .prior import WithSupport, as_prior, check_points
 from .rejection import draw_within
 
 
@@ -106,7 +106,7 @@ class Posterior(eqx.Module):
     """
 
     flow: Flow | FlowEnsemble
-    prior: Prior
+    prior: WithSupport
     integrator: AbstractODEIntegrator
     divergence: AbstractDivergence
     never_rejects: bool = eqx.field(static=True)
@@ -121,7 +121,7 @@ class Posterior(eqx.Module):
         divergence: AbstractDivergence | None = None,
     ) -> None:
         self.flow = flow
-        self.prior = Prior(prior)
+        self.prior = as_prior(prior)
         if self.prior.event_shape != flow.shape:
             raise ValueError(
                 f"`prior` has shape {self.prior.event_shape} where the flow's `shape` is {flow.shape}: give the prior "
@@ -470,7 +470,7 @@ class Posterior(eqx.Module):
         if log_likelihood is None and prior is None:
             raise ValueError("give `log_likelihood`, or another `prior`, or both")
         points = jnp.asarray(theta, float)
-        wanted = (self.prior if prior is None else Prior(prior)).log_prob(points)
+        wanted = (self.prior if prior is None else as_prior(prior)).log_prob(points)
         if log_likelihood is None:
             return importance_weights(wanted, self.prior.log_prob(points))
         likelihood = jax.vmap(lambda one: jnp.asarray(log_likelihood(one, x)))(points)

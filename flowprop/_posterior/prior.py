@@ -132,7 +132,7 @@ class _WithSupport(Protocol):
 class Prior(eqx.Module):
     """A distribution of another library as the prior of a [`flowprop.Posterior`][], with its support.
 
-    A point lies in the support if the log-density there is finite, and if the distribution itself says so: by
+    A finite point lies in the support if the log-density there is finite, and if the distribution itself says so: by
     `in_support`, as [`flowprop.BoxUniform`][] has it, or by `support`, as the distributions of NumPyro have it.
 
     **Arguments:**
@@ -221,7 +221,7 @@ class Prior(eqx.Module):
         """The log-density at one point, and whether the point lies in the support."""
         distribution = self.distribution
         value = self.source.log_prob(point)
-        inside = jnp.isfinite(value)
+        inside = jnp.isfinite(value) & jnp.all(jnp.isfinite(point))
         says = distribution.in_support if isinstance(distribution, _WithSupport) else None
         says = getattr(distribution, "support", None) if says is None else says
         if callable(says):
@@ -232,6 +232,15 @@ class Prior(eqx.Module):
         points = jnp.asarray(theta, float)
         batch = check_points("theta", points, self.event_shape)
         return jax.vmap(function)(points.reshape(math.prod(batch), *self.event_shape)).reshape(batch)
+
+
+#: A prior with its support.
+WithSupport = BoxUniform | Prior
+
+
+def as_prior(distribution: Any) -> WithSupport:
+    """The distribution itself if it has a support in this sense, and otherwise the `Prior` of it."""
+    return distribution if isinstance(distribution, WithSupport) else Prior(distribution)
 
 
 def check_points(name: str, points: Array | np.ndarray, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from .._rows import settled
 from .._solve import AbstractODEIntegrator
 from .._solve.solve import solve_to_data
 from .._types import Point, PRNGKey
-from .prior import Prior
+from .prior import WithSupport
 
 
 #: Below this share of accepted draws there is a warning.
@@ -25,7 +25,7 @@ _LOW = 0.1
 
 def draw_within(
     flows: Sequence[Flow],
-    prior: Prior,
+    prior: WithSupport,
     features: Sequence[PyTree],
     num_observations: int,
     num_samples: int,
@@ -92,7 +92,7 @@ def draw_within(
 
 def _candidates(
     flows: Sequence[Flow],
-    prior: Prior,
+    prior: WithSupport,
     features: Sequence[PyTree],
     rows: Int[np.ndarray, " round"],
     columns: Int[np.ndarray, " round"],
@@ -116,7 +116,7 @@ def _candidates(
 @compiled
 def _draw(
     flow: Flow,
-    prior: Prior,
+    prior: WithSupport,
     features: PyTree,
     places: tuple[Array, Array, Array],
     integrator: AbstractODEIntegrator,

@@ -194,7 +194,8 @@ class TestWeights:
         # The factor exp(theta_0) shifts the mean of the gaussian by its variance.
         np.testing.assert_allclose(mean, self.exact_mean([X[0] + STD**2, X[1]], STD), atol=0.04)
         again = fp.resample(self.samples, weights, 3000, key=KEY)
-        np.testing.assert_allclose(again.mean(axis=0), mean, atol=2e-3)
+        # Each count is rounded at random: 4 standard errors of at most 0.5 std / sqrt(3000).
+        np.testing.assert_allclose(again.mean(axis=0), mean, atol=4 * 0.5 * STD / 3000**0.5)
         # The resampled points are in random order.
         np.testing.assert_allclose(again[:1000].mean(axis=0), mean, atol=0.06)
 

@@ -76,6 +76,7 @@ def test_a_support_that_the_log_density_does_not_show():
     np.testing.assert_array_equal(prior.log_prob(np.array([2.0, -2.0])), [0, -np.inf])
 
 
+@pytest.mark.usefixtures("promotion")
 def test_a_density_that_is_nan_outside():
     """Then the density is 0 there."""
     prior = fp.Prior(numpyro_dist.LogNormal(jnp.zeros(2), jnp.ones(2)).to_event(1))
