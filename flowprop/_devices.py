@@ -21,7 +21,9 @@ def row_sharding(*trees: PyTree) -> NamedSharding | None:
     """
     for leaf in jax.tree.leaves(trees):
         # jax.typeof(leaf): its type is not public.
-        sharding: Any = (jax.typeof(leaf) if is_traced(leaf) else leaf).sharding if eqx.is_array(leaf) else None
+        sharding: Any = (
+            (jax.typeof(leaf) if is_traced(leaf) else leaf).sharding if isinstance(leaf, jax.Array) else None
+        )
         spec = getattr(sharding, "spec", ())
         if spec and spec[0] is not None:
             return NamedSharding(sharding.mesh, PartitionSpec(spec[0]))

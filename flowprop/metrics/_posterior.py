@@ -13,7 +13,7 @@ from ._samples import check_at_least, check_finite
 #: Parameters that were drawn from the prior, one for each observation.
 Parameters = Float[Array | np.ndarray, "batch *shape"]
 #: Simulated observations.
-Observations = Shaped[Array | np.ndarray, "batch *observation"]
+Observations = Shaped[Array | np.ndarray, "observations *observation"]
 
 
 @runtime_checkable

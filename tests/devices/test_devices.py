@@ -123,9 +123,9 @@ def test_blocks_train_without_communication(name, found):
 @pytest.mark.parametrize(
     ("name", "error", "words"),
     [
-        ("model elsewhere", "ValueError", "incompatible devices"),
+        pytest.param("model elsewhere", "ValueError", "incompatible devices", marks=pytest.mark.slow),
         ("shard_map with checks", "TypeError", "check_vma=False"),
-        ("failed rows", "RuntimeError", f"1 of {ROWS} rows ({ROWS - 1})"),
+        pytest.param("failed rows", "RuntimeError", f"1 of {ROWS} rows ({ROWS - 1})", marks=pytest.mark.slow),
     ],
 )
 def test_errors(name, error, words, found):
@@ -160,5 +160,5 @@ def test_one_device(key):
     flow = fp.fm_flow(lambda t, z, x: 0.1 * z, shape=(2,))
     spread = NamedSharding(Mesh(np.array(jax.devices()[:1]), ("rows",)), P("rows"))
     samples = fp.sample(flow, 10, key=key, out_sharding=spread)
-    assert samples.sharding == spread
+    assert samples.sharding.is_equivalent_to(spread, samples.ndim)
     np.testing.assert_allclose(samples, fp.sample(flow, 10, key=key), atol=1e-6)

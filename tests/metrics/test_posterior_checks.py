@@ -142,8 +142,8 @@ class TestCalibration:
         random = np.random.default_rng(3)
         theta = random.uniform(size=(100, 1))
         x = random.binomial(10, theta)
-        assert metrics.sbc(Beta(), theta, x, key=key, num_samples=49).passed
-        assert not metrics.sbc(Beta(), theta, 10 - x, key=key, num_samples=49).passed
+        assert metrics.sbc(Beta(), theta, x, key=key, num_samples=49, significance=0.01).passed
+        assert not metrics.sbc(Beta(), theta, 10 - x, key=key, num_samples=49, significance=0.01).passed
 
     def test_a_statistic_of_both_rejects_the_prior(self, pairs, key):
         def log_likelihood(theta, x):

@@ -138,7 +138,8 @@ def process(folder, pause):
     )
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [3, 20])
 def test_a_process_that_is_killed_ends_in_the_same_parameters(kills, tmp_path):
     (tmp_path / "undisturbed").mkdir()
     other = process(tmp_path / "undisturbed", 0.0)
