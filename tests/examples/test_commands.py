@@ -17,7 +17,7 @@ EXAMPLES = [path.stem for path in (ROOT / "examples").glob("*.py") if "\ndef mai
 
 def test_every_example_has_a_command():
     commands = {f"flowprop-{name.replace('_', '-')}": f"flowprop_examples:run_{name}" for name in EXAMPLES}
-    assert len(commands) == 6
+    assert len(commands) == 8
     assert commands.items() <= SCRIPTS.items()
 
 
@@ -39,7 +39,7 @@ for name in sys.argv[1:]:
     command = [sys.executable, "-c", code, *EXAMPLES]
     run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.count("--long") >= len(EXAMPLES)
+    assert run.stdout.count("--output") >= len(EXAMPLES)
 
 
 def test_a_missing_extra_is_named(tmp_path):
