@@ -26,4 +26,6 @@ from ._resnet import (
     resnet50 as resnet50,
     resnet152 as resnet152,
 )
+from ._series_encoder import SeriesEncoder as SeriesEncoder
+from ._set_encoder import SetEncoder as SetEncoder
 from ._stateful import Stateful as Stateful

@@ -189,6 +189,8 @@ OTHERS = {
     "ConvEncoder": lambda: nn.ConvEncoder((4, 4, 1), 3, channels=(2,), key=KEY),
     "ConvEncoder, no pooling": lambda: nn.ConvEncoder((2, 2, 1), 3, channels=(2,), pool=None, key=KEY),
     "ResNet": lambda: nn.ResNet((4, 4, 1), 3, depths=(1, 1), width=2, key=KEY),
+    "SetEncoder": lambda: nn.SetEncoder((2,), 3, width=2, key=KEY),
+    "SeriesEncoder": lambda: nn.SeriesEncoder((4, 1), 3, channels=(2,), key=KEY),
     "MixerEncoder": lambda: nn.MixerEncoder((4, 4, 1), 3, patch_size=2, width=2, depth=1, key=KEY),
     "GroupNorm": lambda: nn.GroupNorm(4, 2),
     "GroupNorm, other groups": lambda: nn.GroupNorm(4, 4),
