@@ -145,6 +145,7 @@ from ._posterior.given_all import given_all as given_all
 from ._posterior.posterior import Posterior as Posterior, PosteriorLogProb as PosteriorLogProb
 from ._posterior.prior import BoxUniform as BoxUniform, Prior as Prior
 from ._posterior.resample import resample as resample
+from ._posterior.rounds import fit_posterior_rounds as fit_posterior_rounds
 from ._solve import (
     AbstractIntegrator as AbstractIntegrator,
     AbstractODEIntegrator as AbstractODEIntegrator,

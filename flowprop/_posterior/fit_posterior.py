@@ -12,6 +12,7 @@ from jaxtyping import Array, PyTree
 from tqdm.auto import tqdm
 
 from .._flow.constructors import fm_flow
+from .._flow.flow import Flow
 from .._flow.network import Network
 from .._loss.time_sampling import AbstractTimeSampling, PowerTimeSampling
 from .._train.fit import History, fit
@@ -20,7 +21,7 @@ from .._types import PRNGKey, Real, check_key, check_number, check_positive, che
 from ..nn import ResidualMLP
 from .ensemble import FlowEnsemble
 from .posterior import Posterior
-from .prior import WithSupport, as_prior
+from .prior import as_prior
 
 
 Simulator = Callable[..., PyTree]
@@ -41,6 +42,7 @@ def fit_posterior(
     transform: AbstractTransform | Bijection | None = None,
     time_sampling: AbstractTimeSampling | None = None,
     num_flows: int = 1,
+    start: Posterior | None = None,
     steps: int = 10_000,
     batch_size: int = 256,
     learning_rate: Real = 1e-3,
@@ -81,6 +83,8 @@ def fit_posterior(
       rejected.
     - `time_sampling`: the distribution of training times. By default [`flowprop.PowerTimeSampling`][]`(4.)`.
     - `num_flows`: the number of flows in an ensemble. By default 1, a single flow.
+    - `start`: a posterior whose flows are trained further, with their networks, encoders and transforms. By default new
+      flows are made.
     - `steps`: the largest number of training steps. By default 10,000.
     - `batch_size`: the number of simulations in each step. By default 256, or all that are trained on if they are
       fewer.
@@ -97,7 +101,8 @@ def fit_posterior(
     **Warns:** if simulations are left out.
 
     **Raises:** `ValueError` unless either `theta` and `x` or `simulator` and `budget` are given, or if no simulation is
-    finite; `TypeError` if `x` is no array `(n, k)` and no `encoder` is given; the errors of [`flowprop.fit`][].
+    finite; or if `start` is given together with what makes new flows; `TypeError` if `x` is no array `(n, k)` and
+    no `encoder` is given; the errors of [`flowprop.fit`][].
 
     ```python
     import flowprop as fp
@@ -132,8 +137,50 @@ def fit_posterior(
     ):
         raise ValueError("give either `theta` and `x`, or `simulator` and `budget`")
     if simulator is not None and budget is not None:
-        theta, x = _simulated(simulator, as_prior(prior), budget, progress, key=key_simulations)
-    theta, x, num_dropped = _finite_rows(np.asarray(theta), x)
+        key_theta, key_x = jax.random.split(key_simulations)
+        theta = as_prior(prior).sample(key_theta, (budget,))
+        x = simulated(simulator, theta, progress, key=key_x)
+    theta, x, num_dropped = finite_rows(np.asarray(theta), x)
+    made_anew: dict[str, Any] = {
+        "network": network,
+        "encoder": encoder,
+        "transform": transform,
+        "time_sampling": time_sampling,
+    }
+    if start is None:
+        flow = _new_flow(theta, x, num_flows, key=key_networks, **made_anew)
+    elif given := [name for name, value in made_anew.items() if value is not None]:
+        raise ValueError(f"`{given[0]}` and `start` are both given: leave one out, since `start` has its own")
+    else:
+        flow = start.flow
+    flow, history = fit(
+        flow,
+        (theta, x),
+        optax.adam(optax.cosine_decay_schedule(learning_rate, steps)),
+        steps=steps,
+        batch_size=min(batch_size, int((1 - validation) * len(theta))),
+        key=key_fit,
+        ema=ema,
+        validation=validation,
+        patience=patience,
+        progress=progress,
+    )
+    history["num_dropped"] = np.asarray(num_dropped)
+    return Posterior(flow, prior), history
+
+
+def _new_flow(
+    theta: np.ndarray,
+    x: PyTree,
+    num_flows: int,
+    *,
+    network: Callable[[PRNGKey], Network] | None,
+    encoder: Callable[[Any], PyTree] | None,
+    transform: AbstractTransform | Bijection | None,
+    time_sampling: AbstractTimeSampling | None,
+    key: PRNGKey,
+) -> Flow | FlowEnsemble:
+    """The untrained flow, or an ensemble."""
     encoder = _standardised(x) if encoder is None else encoder
     if network is None:
         features = jax.eval_shape(encoder, jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], x))
@@ -150,31 +197,15 @@ def fit_posterior(
             transform=Standardise.fit(theta) if transform is None else transform,
             encoder=encoder,
         )
-        for own in jax.random.split(key_networks, num_flows)
+        for own in jax.random.split(key, num_flows)
     ]
-    flow, history = fit(
-        flows[0] if num_flows == 1 else FlowEnsemble(flows),
-        (theta, x),
-        optax.adam(optax.cosine_decay_schedule(learning_rate, steps)),
-        steps=steps,
-        batch_size=min(batch_size, int((1 - validation) * len(theta))),
-        key=key_fit,
-        ema=ema,
-        validation=validation,
-        patience=patience,
-        progress=progress,
-    )
-    history["num_dropped"] = np.asarray(num_dropped)
-    return Posterior(flow, prior), history
+    return flows[0] if num_flows == 1 else FlowEnsemble(flows)
 
 
-def _simulated(
-    simulator: Simulator, prior: WithSupport, budget: int, progress: bool, *, key: PRNGKey
-) -> tuple[np.ndarray, PyTree]:
-    """Parameters from the prior, and a simulation of each."""
-    key_theta, key_x = jax.random.split(key)
-    theta = prior.sample(key_theta, (budget,))
-    keys = jax.random.split(key_x, budget)
+def simulated(simulator: Simulator, theta: Array, progress: bool, *, key: PRNGKey) -> PyTree:
+    """A simulation of each row of `theta`."""
+    budget = len(theta)
+    keys = jax.random.split(key, budget)
     # Filled up to whole batches, so that one program is compiled.
     rows = np.minimum(np.arange(-(-budget // _BATCH) * _BATCH), budget - 1) if budget > _BATCH else np.arange(budget)
     run = jax.jit(jax.vmap(lambda one, key: simulator(one, key=key)))
@@ -184,10 +215,10 @@ def _simulated(
             chosen = rows[start : start + _BATCH]
             parts.append(jax.tree.map(np.asarray, run(theta[chosen], keys[chosen])))
             bar.update(min(len(chosen), budget - start))
-    return np.asarray(theta), jax.tree.map(lambda *leaves: np.concatenate(leaves)[:budget], *parts)
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:budget], *parts)
 
 
-def _finite_rows(theta: np.ndarray, x: PyTree) -> tuple[np.ndarray, PyTree, int]:
+def finite_rows(theta: np.ndarray, x: PyTree) -> tuple[np.ndarray, PyTree, int]:
     """The simulations without NaN and infinity, and how many have them."""
     good = np.ones(len(theta), bool)
     for name, leaf in [("theta", theta), *(("x", leaf) for leaf in jax.tree.leaves(x))]:

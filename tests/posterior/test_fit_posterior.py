@@ -1,7 +1,5 @@
 """`fit_posterior`: what it drops, what it refuses, and that a posterior comes out."""
 
-import inspect
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +10,6 @@ import flowprop as fp
 
 KEY = jax.random.key(0)
 PRIOR = fp.BoxUniform(-np.ones(2), np.ones(2))
-pytestmark = pytest.mark.skipif(
-    "validation" not in inspect.signature(fp.fit).parameters, reason="`fit` has no validation split here"
-)
 
 
 def simulator(theta, *, key):
@@ -54,6 +49,51 @@ def test_pairs_and_an_ensemble():
     assert history["num_dropped"] == 0
     one, other = posterior.flow.members
     assert np.all(np.asarray(one.network.layers[0].weight) != np.asarray(other.network.layers[0].weight))
+
+
+def test_goes_on_from_a_posterior(fitted):
+    """The flow has the transform and the encoder of the first simulations, and the network is trained further."""
+    theta = np.asarray(PRIOR.sample(KEY, (100,))) / 2
+    x = np.concatenate([theta, np.ones((100, 1))], axis=1)
+    options = {name: value for name, value in SMALL.items() if name != "network"}
+    posterior, _ = fp.fit_posterior(theta, x, start=fitted[0], **options)
+    before, after = fitted[0].flow, posterior.flow
+    np.testing.assert_array_equal(after.encode(x[0]), before.encode(x[0]))
+    np.testing.assert_array_equal(after.transform.forward(theta[0]), before.transform.forward(theta[0]))
+    change = np.abs(after.network.layers[0].weight - before.network.layers[0].weight)
+    assert 0 < change.max() < 0.5
+    with pytest.raises(ValueError, match="`network` and `start` are both given"):
+        fp.fit_posterior(theta, x, start=fitted[0], **SMALL)
+
+
+def test_rounds_simulate_where_the_posterior_lies():
+    """x = theta + 0.2 noise, with a flat prior on [-3, 3]: the posterior is N(x, 0.2^2)."""
+    seen = []
+
+    def simulator(theta, *, key):
+        jax.debug.callback(lambda value: seen.append(float(value)), theta[0])
+        return theta + 0.2 * jax.random.normal(key, theta.shape)
+
+    posterior, histories = fp.fit_posterior_rounds(
+        simulator,
+        jnp.ones(1),
+        prior=fp.BoxUniform(-3 * np.ones(1), 3 * np.ones(1)),
+        budget=400,
+        rounds=2,
+        network=lambda key: fp.nn.ResidualMLP((1,), 1, width=32, depth=1, key=key),
+        steps=1000,
+        ema=0.99,
+        key=KEY,
+        progress=False,
+    )
+    jax.effects_barrier()
+    first, second = np.asarray(seen[:400]), np.asarray(seen[400:])
+    assert np.abs(first).max() > 2.5
+    # Four standard deviations around 1, and what a rough posterior adds.
+    assert np.abs(second - 1).max() < 1.6
+    assert 0.1 < histories[1]["acceptance"] < 0.6
+    samples = np.asarray(posterior.sample(jnp.ones(1), 2000, key=KEY))
+    np.testing.assert_allclose([samples.mean(), samples.std()], [1.0, 0.2], atol=0.04)
 
 
 @pytest.mark.parametrize(
