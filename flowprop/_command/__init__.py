@@ -5,6 +5,7 @@ It uses the public interface of the library alone, and `import flowprop` does no
 
 import contextlib
 import io
+import itertools
 import sys
 from collections.abc import Sequence
 
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _one_line(box: str) -> str:
-    """The first sentence of the text that tyro puts into a box."""
-    lines = [line.strip(" │|╭╮╰╯─") for line in box.splitlines()]
-    lines = [line for line in lines if line and line != "Parsing error"]
-    return lines[0].rstrip(".:") if lines else "the arguments are not understood"
+    """The first paragraph of the text that tyro puts into a box, without the box and its title."""
+    inside = [line.strip("│| ") for line in box.splitlines() if not line.startswith(("╭", "╰", "+"))]
+    found = " ".join(itertools.takewhile(lambda line: line.strip("─-"), inside))
+    return found.rstrip(".:") or "the arguments are not understood"

@@ -98,7 +98,7 @@ class Task:
         try:
             values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
             return cls(**values | {"protocol": Protocol(values["protocol"])})
-        except (TypeError, KeyError, ValueError):
+        except (AttributeError, TypeError, KeyError, ValueError):
             raise Refused(
                 "the model was not saved by `flowprop train`: give the model.fp of its output folder"
             ) from None

@@ -135,7 +135,8 @@ def _read_npy(path: Path) -> Table:
 def _read_npz(path: Path) -> Table:
     columns: dict[str, Any] = {}
     groups = {}
-    with np.load(path, allow_pickle=False) as archive:
+    # A damaged archive leaves the file open if NumPy opens it.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         for name in archive.files:
             array = archive[name]
             parts = {name: array} if array.ndim == 1 else _split(path, name, array)
@@ -229,6 +230,8 @@ def _parquet() -> Any:
 
 
 def _is_number(value: Any) -> bool:
+    if np.iscomplexobj(value):
+        return False
     try:
         float(value)
     except (TypeError, ValueError):

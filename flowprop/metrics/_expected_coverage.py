@@ -61,7 +61,7 @@ def expected_coverage(
             return -((theta[:, 0] - x[0] / 2) ** 2)
 
 
-    theta, noise, key = jax.random.split(jax.random.key(0), 3)
+    theta, noise, key = jax.random.split(jax.random.key(1), 3)
     theta = jax.random.normal(theta, (100, 1))
     x = theta + jax.random.normal(noise, (100, 1))
     print(fp.metrics.expected_coverage(Exact(), theta, x, key=key).passed)  # True
