@@ -5,7 +5,6 @@ It uses the public interface of the library alone, and `import flowprop` does no
 
 import contextlib
 import io
-import itertools
 import sys
 from collections.abc import Sequence
 
@@ -42,7 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _one_line(box: str) -> str:
-    """The first paragraph of the text that tyro puts into a box, without the box and its title."""
-    inside = [line.strip("│| ") for line in box.splitlines() if not line.startswith(("╭", "╰", "+"))]
-    found = " ".join(itertools.takewhile(lambda line: line.strip("─-"), inside))
-    return found.rstrip(".:") or "the arguments are not understood"
+    """The message in the text that tyro puts into a box, which is one of dashes where the output is not UTF-8."""
+    paragraphs: list[list[str]] = [[]]
+    for line in box.splitlines():
+        text = line.strip(" │|╭╮╰╯─-")
+        # A line of dashes separates paragraphs; the title is in the upper edge of the box or above such a line.
+        if not text or line.startswith("╭"):
+            paragraphs.append([])
+        else:
+            paragraphs[-1].append(line.strip(" │|"))
+    found = [" ".join(paragraph) for paragraph in paragraphs if paragraph]
+    message = next((paragraph for paragraph in found if ":" in paragraph), found[0] if found else "")
+    return message.rstrip(".:") or "the arguments are not understood"
