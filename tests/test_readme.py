@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
 NUMBER = re.compile(r"-?\d+(?:\.\d*)?(?:e[+-]?\d+)?")
 #: Pages, and blocks of README by number, that take about 20 seconds of one core at most.
-QUICK = {"README.md block 1", *(f"docs/api/{name}.md" for name in ("flows", "metrics", "transforms"))}
+QUICK = {"README.md block 1", "docs/api/transforms.md"}
 #: What is run together, in one process: the blocks of a page from top to bottom. Those of README stand alone.
 RUNS = {f"README.md block {number}": [block] for number, block in enumerate(blocks("README.md"))}
 RUNS |= {page: blocks(page) for page in PAGES[1:] if blocks(page) and page != "docs/index.md"}

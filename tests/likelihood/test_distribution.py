@@ -188,6 +188,7 @@ def loose():
         yield
 
 
+@pytest.mark.slow
 def test_nuts_of_numpyro_samples_it(loose):
     distribution = fp.as_distribution(FLOW, integrator=CHEAP, throw=False)
 

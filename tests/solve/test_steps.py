@@ -291,6 +291,7 @@ def test_large_examples_are_solved_in_smaller_batches():
     assert [default_batch_size(numbers) for numbers in (1, 2**14, 2**15, 64 * 784, 2**30)] == [1024, 1024, 512, 334, 1]
 
 
+@pytest.mark.slow
 def test_a_mesh_with_explicit_axes():
     """The default of `jax.make_mesh`, in a separate process with two simulated devices."""
     program = """
