@@ -112,16 +112,17 @@ print(*[name for name in {optional} if name in sys.modules and name not in befor
 """
         assert python(code).split() == []
 
-    def test_costs_less_than_half_a_second(self):
-        """Beyond JAX, Diffrax, Equinox and Optax. The processor's time, for others may have it too."""
+    def test_costs_little_beside_its_dependencies(self):
+        """The processor's time, since others may use the machine; a share, since machines differ in speed."""
         code = """
 import time
-import jax, diffrax, equinox, optax
 start = time.process_time()
+import jax, diffrax, equinox, optax
+between = time.process_time()
 import flowprop
-print(time.process_time() - start)
+print((time.process_time() - between) / (between - start))
 """
-        assert any(float(python(code)) < 0.5 for _ in range(3))
+        assert any(float(python(code)) < 0.35 for _ in range(3))
 
     def test_runs_nothing_on_the_device(self):
         """An import that makes an array picks the backend before the user has configured it."""

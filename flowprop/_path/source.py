@@ -197,7 +197,6 @@ class _Distribution(Protocol):
 @runtime_checkable
 class _WithEventShape(Protocol):
     event_shape: Any
-    batch_shape: Any
 
 
 @runtime_checkable
@@ -331,7 +330,7 @@ def _event_shape(distribution: Any) -> tuple[int, ...]:
         raise ValueError(
             f"`distribution` is {came} with a condition of shape {condition}: give a distribution without a condition"
         )
-    batch_shape = tuple(distribution.batch_shape) if has_event_shape else ()
+    batch_shape = tuple(getattr(distribution, "batch_shape", ()))
     if batch_shape != ():
         raise ValueError(
             f"`distribution` is {came} of batch shape {batch_shape}, several distributions where one is needed: join "

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -49,6 +50,7 @@ def fit_posterior(
     ema: Real | None = 0.999,
     validation: Real = 0.1,
     patience: int = 10,
+    checkpoint: str | Path | None = None,
     key: PRNGKey,
     progress: bool = True,
 ) -> tuple[Posterior, History]:
@@ -92,6 +94,8 @@ def fit_posterior(
     - `ema`: the decay of the moving average of the parameters; `None` for no average. By default 0.999.
     - `validation`: the share of simulations that is held out. By default 0.1.
     - `patience`: after how many evaluations without a smaller held-out loss the training stops. By default 10.
+    - `checkpoint`: a folder for the checkpoints of the training, see [`flowprop.fit`][]. The same call continues where
+      it stopped; it simulates again. By default nothing is saved.
     - `key`: the random key of simulations, network and training.
     - `progress`: whether to show progress bars.
 
@@ -163,6 +167,7 @@ def fit_posterior(
         ema=ema,
         validation=validation,
         patience=patience,
+        checkpoint=checkpoint,
         progress=progress,
     )
     history["num_dropped"] = np.asarray(num_dropped)

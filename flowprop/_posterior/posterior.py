@@ -19,7 +19,7 @@ from .._likelihood.estimate_log_prob import LogProbEstimate, estimate_log_prob
 from .._likelihood.importance_weights import ImportanceWeights, importance_weights
 from .._likelihood.log_prob import likelihood_integrator, log_prob
 from .._solve import AbstractIntegrator, AbstractODEIntegrator
-from .._types import Point, PRNGKey, Real, check_key, check_number, check_positive, check_shape, checked, is_traced
+from .._types import Point, PRNGKey, Real, check_key, check_number, check_positive, checked, is_traced
 from .acceptance import Acceptance, draw_keys, fixed_noise, never_leaves, share_inside
 from .ensemble import FlowEnsemble, members, mixture
 from .mode import climb
@@ -325,19 +325,19 @@ class Posterior(eqx.Module):
     @checked
     def log_prob_each(
         self,
-        theta: Float[Array | np.ndarray, "batch *shape"],
+        theta: Float[Array | np.ndarray, "batch *points_and_shape"],
         x: PyTree,
         *,
         key: PRNGKey | None = None,
         acceptance: Acceptance | Real | Float[Array | np.ndarray, "*batch"] | None = None,
         num_draws: int = 1_000,
         throw: bool = True,
-    ) -> Float[Array, " batch"]:
-        """Compute `log p(theta_i | x_i)` for pairs of parameters and observations.
+    ) -> Float[Array, "batch *points"]:
+        """Compute `log p(theta_i | x_i)` for pairs of parameters and observations, or for many points of each.
 
         **Arguments:**
 
-        - `theta`: one point for each observation, `(batch, *shape)`.
+        - `theta`: one point for each observation, `(batch, *shape)`, or arrays of points, `(batch, *points, *shape)`.
         - `x`: the observations; each leaf has the batch axis first.
         - `key`: the random key of the draws for `Z(x)` and of a stochastic divergence. By default `Z(x)` is estimated
           from fixed noise.
@@ -346,27 +346,29 @@ class Posterior(eqx.Module):
         - `num_draws`: how many draws to use for each `Z(x)`. By default 1,000.
         - `throw`: whether a solve that fails raises an error. If not, its result is NaN. By default `True`.
 
-        **Returns:** log-densities in nats, `(batch,)`: minus infinity outside of the support of the prior, and NaN for
-        a point that is not finite.
+        **Returns:** log-densities in nats, `(batch, *points)`: minus infinity outside of the support of the prior, and
+        NaN for a point that is not finite.
 
         **Raises:** `ValueError` if `theta` or `x` has the wrong shape, if for an observation no draw lies within the
         support, or if a key is needed and missing; `RuntimeError` if a solve fails and `throw` is true.
         """
-        points = jnp.asarray(theta, float)
-        check_shape("theta", points, (None, *self.flow.shape), "a batch axis, then the shape of the parameters")
-        check_condition(x, len(points))
+        points, batch = self._rows(theta)
+        if not batch:
+            raise ValueError(f"`theta` has shape {self.flow.shape}: give a batch axis, one row for each observation")
+        check_condition(x, batch[0])
         key_share, key_probes = (None, None) if key is None else jax.random.split(key)
         if acceptance is None:
             acceptance = self.acceptance_each(x, key=key_share, num_draws=num_draws)
         share = self._share(x, None, acceptance, num_draws)
+        row = np.repeat(np.arange(batch[0]), len(points) // batch[0])
         values = self._within(
             points,
             lambda safe: mixture(
                 [
                     log_prob(
-                        flow,
+                        _without_encoder(flow),
                         safe,
-                        x,
+                        jax.tree.map(lambda leaf: leaf[row], encoded(flow, x)),
                         key=key_probes,
                         divergence=self.divergence,
                         integrator=self.integrator,
@@ -376,7 +378,8 @@ class Posterior(eqx.Module):
                 ]
             ),
         )
-        return values - jnp.log(share.value)
+        of_rows = jnp.broadcast_to(jnp.log(share.value), batch[:1])[row]
+        return (values - of_rows).reshape(batch)
 
     @checked
     def estimate_log_prob(

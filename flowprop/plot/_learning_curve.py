@@ -14,14 +14,14 @@ from ._style import light_grid, panels, plain_log_ticks, tidy, whole_numbers
 
 @checked
 def learning_curve(
-    history: Mapping[str, Shaped[Array | np.ndarray, "_"]],
+    history: Mapping[str, Shaped[Array | np.ndarray, "..."]],
     *,
     window: int | None = None,
     axes: Sequence[Axes] | None = None,
 ) -> Figure | SubFigure:
     """Draw the loss at each step with its running median, and one panel below for each other record.
 
-    The axis of the loss is logarithmic if all losses are positive.
+    The axis of the loss is logarithmic if all losses are positive. Records that are a single number are not drawn.
 
     **Arguments:**
 
@@ -52,7 +52,8 @@ def learning_curve(
             raise ValueError(f"`history` lacks {name!r}: it has {sorted(records)}; give what `fp.fit` returns")
     if window is not None and window < 1:
         raise ValueError(f"`window` is {window}: give at least 1")
-    curves = {name: _steps_of(name, records) for name in records if name not in ("step", "evaluation_step", "loss")}
+    named = [name for name in records if name not in ("step", "evaluation_step", "loss") and records[name].ndim]
+    curves = {name: _steps_of(name, records) for name in named}
     steps, loss = _steps_of("loss", records), records["loss"].astype(float)
     loss_ax, *other_axes = panels(axes, 1 + len(curves), size=(5.4, 2.3))
 

@@ -250,6 +250,8 @@ class TestLearningCurve:
             "evaluation_step": np.array([500, 1000]),
             "accuracy": np.array([0.5, 0.9]),
             "learning_rate": np.linspace(1, 0, 1000),
+            # `fp.fit_posterior` adds a number that has no steps.
+            "num_dropped": np.asarray(3),
         }
         loss, accuracy, rate = plot.learning_curve(history).axes
         np.testing.assert_array_equal(accuracy.lines[0].get_xydata(), [[500, 0.5], [1000, 0.9]])

@@ -87,6 +87,11 @@ class TestDensity:
         np.testing.assert_allclose(values, exact, atol=2e-3)
         estimated = np.asarray(POSTERIOR.log_prob_each(THETA[:2], x, num_draws=1024))
         np.testing.assert_allclose(estimated, exact, atol=0.08)
+        # Many points of each observation.
+        points = np.stack([THETA[:2], THETA[1::-1], THETA[:2]], axis=1)
+        many = np.asarray(POSTERIOR.log_prob_each(points, x, acceptance=share))
+        each = [np.log(density(rows, one) / mass(one)) for rows, one in zip(points, x, strict=True)]
+        np.testing.assert_allclose(many, each, atol=5e-3)
 
     def test_errors_are_stated(self):
         estimate = POSTERIOR.estimate_log_prob(THETA[:3], X, num_draws=1024)
