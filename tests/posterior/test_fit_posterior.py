@@ -103,6 +103,7 @@ def test_rounds_simulate_where_the_posterior_lies():
     np.testing.assert_allclose([samples.mean(), samples.std()], [1.0, 0.2], atol=0.04)
 
 
+@pytest.mark.slow
 def test_rounds_refuse_a_region_that_is_too_small():
     """The posterior of x = theta + noise of 1e-4 on [-1, 1] has a region of less than a thousandth."""
 
@@ -117,7 +118,7 @@ def test_rounds_refuse_a_region_that_is_too_small():
             budget=400,
             outside=0.9,
             network=lambda key: fp.nn.ResidualMLP((2,), 2, width=32, depth=1, key=key),
-            steps=200,
+            steps=1000,
             ema=None,
             key=KEY,
             progress=False,
