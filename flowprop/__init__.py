@@ -143,7 +143,8 @@ from ._posterior.ensemble import FlowEnsemble as FlowEnsemble
 from ._posterior.fit_posterior import fit_posterior as fit_posterior
 from ._posterior.given_all import given_all as given_all
 from ._posterior.guide_by_likelihood import guide_by_likelihood as guide_by_likelihood
-from ._posterior.posterior import Posterior as Posterior, PosteriorLogProb as PosteriorLogProb
+from ._posterior.posterior import Posterior as Posterior
+from ._posterior.posterior_log_prob import PosteriorLogProb as PosteriorLogProb
 from ._posterior.prior import BoxUniform as BoxUniform, Prior as Prior
 from ._posterior.resample import resample as resample
 from ._posterior.rounds import fit_posterior_rounds as fit_posterior_rounds

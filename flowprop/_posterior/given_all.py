@@ -1,6 +1,5 @@
 """The posterior of several independent observations, composed of the posteriors of each."""
 
-import dataclasses
 import math
 
 import equinox as eqx
@@ -15,7 +14,8 @@ from .._path.prediction import TargetPrediction
 from .._solve.sample import sample
 from .._types import Point, PRNGKey, Time, check_key, check_number, checked
 from .ensemble import members
-from .posterior import Posterior, check_observations, encoded
+from .observations import check_observations, encoded, without_encoder
+from .posterior import Posterior
 
 
 @checked
@@ -74,7 +74,7 @@ def given_all(posterior: Posterior, x: PyTree, *, key: PRNGKey, num_samples: int
     check_gaussian(flow, "a composition of posteriors")
     count = check_observations(x)
     features = encoded(flow, x)
-    flow = dataclasses.replace(flow, encoder=None)
+    flow = without_encoder(flow)
     key_prior, key_flow = jax.random.split(key)
     mean, prior_precision = _moments(flow, posterior.prior.sample(key_prior, (20 * num_samples,)))
     rows = jax.tree.map(lambda leaf: jnp.repeat(leaf, num_samples, axis=0), features)

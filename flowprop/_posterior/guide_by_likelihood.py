@@ -14,6 +14,7 @@ from .._flow.noise import check_gaussian
 from .._frozen import Frozen
 from .._path.prediction import TargetPrediction
 from .._types import Point, Real, Time, check_shape, checked
+from .observations import without_encoder
 
 
 #: Below this `alpha_t`, the covariance of the data given `z_t` is not divided further: the errors of a network are.
@@ -77,15 +78,11 @@ def guide_by_likelihood(
     observed = refuse_if(observed, ~jnp.isfinite(observed).all(), "`x` is not finite: give finite numbers")
     noise = refuse_if(noise, ~(jnp.isfinite(noise) & (noise > 0)).all(), "`std` is not positive: give positive numbers")
     network = _Guided(
-        _without_encoder(flow), measure, Frozen(observed.ravel()), Frozen(jnp.broadcast_to(noise, wanted.shape).ravel())
+        without_encoder(flow), measure, Frozen(observed.ravel()), Frozen(jnp.broadcast_to(noise, wanted.shape).ravel())
     )
     return Flow(
         network, flow.path, TargetPrediction(), shape=flow.shape, transform=flow.transform, encoder=flow.encoder
     )
-
-
-def _without_encoder(flow: Flow) -> Flow:
-    return eqx.tree_at(lambda flow: flow.encoder, flow, None, is_leaf=lambda leaf: leaf is None)
 
 
 class _Guided(eqx.Module):

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from .._devices import compiled
 from .._divergence import AbstractDivergence, ExactDivergence
 from .._flow.checks import check_condition, refuse_if
 from .._flow.flow import Flow
@@ -23,40 +22,10 @@ from .._types import Point, PRNGKey, Real, check_key, check_number, check_positi
 from .acceptance import Acceptance, draw_keys, fixed_noise, never_leaves, share_inside
 from .ensemble import FlowEnsemble, members, mixture
 from .mode import climb
+from .observations import check_observations, encoded, one_row, without_encoder
+from .posterior_log_prob import PosteriorLogProb
 from .prior import WithSupport, as_prior, check_points
 from .rejection import draw_within
-
-
-class PosteriorLogProb(eqx.Module):
-    """Log-densities of a posterior with estimates of their errors.
-
-    **Fields:**
-
-    - `flow`: the log-densities of the flow with their errors, a [`flowprop.LogProbEstimate`][]. For an ensemble, the
-      errors are those of its members' mean.
-    - `value`: the log-densities of the posterior in nats, `(n,)`: `flow.value - log(acceptance.value)` within the
-      support of the prior, and minus infinity outside.
-    - `acceptance`: the probability of the flow within the support, an [`flowprop.Acceptance`][].
-
-    ```python
-    import flowprop as fp
-    import jax.numpy as jnp
-
-    flow = fp.fm_flow(lambda t, z, x: 0 * z, shape=(1,))  # N(0, 1)
-    posterior = fp.Posterior(flow, fp.BoxUniform(-jnp.ones(1), jnp.ones(1)))
-    estimate = posterior.estimate_log_prob(jnp.zeros((3, 1)), jnp.zeros(1))
-    print(estimate.error.shape)  # (3,)
-    ```
-    """
-
-    flow: LogProbEstimate
-    value: Float[Array, " n"]
-    acceptance: Acceptance
-
-    @property
-    def error(self) -> Float[Array, " n"]:
-        """The errors of probes, solver and acceptance combined, in nats, `(n,)`."""
-        return jnp.hypot(self.flow.error, self.acceptance.log_error)
 
 
 class Posterior(eqx.Module):
@@ -153,7 +122,7 @@ class Posterior(eqx.Module):
         **Raises:** `RuntimeError` if the share of accepted draws is below `min_acceptance`, or if a solve fails;
         `ValueError` if `x` holds NaN, infinity or no array, or if `num_samples` is not positive.
         """
-        return self.sample_each(_one_row(x), num_samples, key=key, min_acceptance=min_acceptance)[0]
+        return self.sample_each(one_row(x), num_samples, key=key, min_acceptance=min_acceptance)[0]
 
     @checked
     def sample_each(
@@ -187,7 +156,7 @@ class Posterior(eqx.Module):
             )
         num_observations = check_observations(x)
         return draw_within(
-            [_without_encoder(flow) for flow in members(self.flow)],
+            [without_encoder(flow) for flow in members(self.flow)],
             self.prior,
             [encoded(flow, x) for flow in members(self.flow)],
             num_observations,
@@ -230,7 +199,7 @@ class Posterior(eqx.Module):
             noises = [draw_keys(own, count) for own in jax.random.split(key, len(flows))]
         shares = jnp.stack(
             [
-                share_inside(_without_encoder(flow), self.prior, flow.encode(x), noise, self.integrator)
+                share_inside(without_encoder(flow), self.prior, flow.encode(x), noise, self.integrator)
                 for flow, noise in zip(flows, noises, strict=True)
             ]
         )
@@ -366,7 +335,7 @@ class Posterior(eqx.Module):
             lambda safe: mixture(
                 [
                     log_prob(
-                        _without_encoder(flow),
+                        without_encoder(flow),
                         safe,
                         jax.tree.map(lambda leaf: leaf[row], encoded(flow, x)),
                         key=key_probes,
@@ -552,36 +521,5 @@ class Posterior(eqx.Module):
         return jnp.where(inside, values, jnp.where(finite, -jnp.inf, jnp.nan))
 
 
-def _one_row(x: PyTree) -> PyTree:
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], x)
-
-
 def _mean(errors: list[Float[Array, " n"]]) -> Float[Array, " n"]:
     return jnp.mean(jnp.stack(errors), axis=0)
-
-
-def _without_encoder(flow: Flow) -> Flow:
-    """The flow that takes encoded conditions."""
-    return dataclasses.replace(flow, encoder=None)
-
-
-@compiled
-def encoded(flow: Flow, x: PyTree) -> PyTree:
-    return jax.vmap(flow.encode)(x)
-
-
-def check_observations(x: PyTree) -> int:
-    """The number of observations, or a `ValueError`."""
-    leaves = jax.tree.leaves(x)
-    if not leaves:
-        raise ValueError("`x` holds no array: give the observation")
-    rows = int(jnp.shape(leaves[0])[0]) if jnp.ndim(leaves[0]) else 0
-    check_condition(x, rows)
-    if not rows:
-        raise ValueError("`x` has no rows: give at least one observation")
-    for leaf in leaves:
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-            wrong = np.flatnonzero(~np.isfinite(np.asarray(leaf)).reshape(rows, -1).all(axis=1))
-            if wrong.size:
-                raise ValueError(f"`x` has NaN or infinity in row {wrong[0]} of {rows}: give finite numbers")
-    return rows
