@@ -23,6 +23,8 @@ BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```\n(?:\n```text\n(?P<output>.*?
 #: Blocks that the tests do not run, by page and beginning, with the reason. The page gives the reason too.
 NOT_RUN = {
     ("docs/guide/images.md", "images, labels, test_images, test_labels = fp.data.mnist()"): "downloads MNIST",
+    ("docs/api/flows.md", "import blackjax"): "BlackJAX is not installed with the development dependencies",
+    ("docs/guide/posteriors.md", "import blackjax"): "BlackJAX is not installed with the development dependencies",
 }
 
 

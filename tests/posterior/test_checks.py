@@ -78,7 +78,7 @@ PAIRS = [(check, name) for check in REJECTED for name in POSTERIORS if (check, n
 @pytest.mark.parametrize(("check", "name"), PAIRS)
 def test_rejects_what_it_can_see(check, name):
     keys = jax.random.split(jax.random.key(1), 3)
-    theta = POSTERIORS[name].prior.sample(keys[0], (700 if check == "local_c2st" else 300,))
+    theta = POSTERIORS[name].prior.sample(keys[0], (700 if check == "local_c2st" else 200,))
     x = simulator(theta, key=keys[1])
     arguments, options = (), {}
     if check == "local_c2st":

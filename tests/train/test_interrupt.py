@@ -29,6 +29,14 @@ class Model(eqx.Module):
         return jnp.mean(jnp.square(x @ self.weight - 1 + 0.1 * jax.random.normal(key, x.shape[:1])))
 
 
+@pytest.fixture(autouse=True)
+def interrupts():
+    """Ctrl-C as in a terminal: a shell's background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def fit(**options):
     defaults = {"steps": 24, "batch_size": 4, "key": jax.random.key(5), "evaluate_every": 4, "progress": False}
     return fp.fit(Model(jnp.zeros(3)), X, optax.adam(0.1), **(defaults | options))
