@@ -70,7 +70,9 @@ def guide_by_likelihood(
     ```
     """
     check_gaussian(flow, "guidance by a likelihood")
-    wanted = jax.eval_shape(lambda z: measure(flow.transform.inverse(z)), jax.ShapeDtypeStruct(flow.shape, float))
+    wanted = jax.eval_shape(
+        lambda z: measure(flow.transform.inverse(z)), jax.ShapeDtypeStruct(flow.shape, jnp.result_type(float))
+    )
     observed, noise = jnp.asarray(x, float), jnp.asarray(std, float)
     check_shape("x", observed, wanted.shape, "the shape that `measure` returns")
     if noise.ndim:
