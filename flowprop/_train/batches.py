@@ -17,6 +17,8 @@ from .loop import Source, epoch_order
 
 
 Item = TypeVar("Item")
+#: How many rows are read before the pages of a mapped file are given back.
+_PIECE = 512
 
 
 class Position(NamedTuple):
@@ -61,7 +63,6 @@ class HostRows:
         """The batches of `count` steps after step `first`."""
         rows = np.stack([self._rows(step) for step in range(first, first + count)])
         batches = jax.tree.map(lambda array: gather(array, rows), self._source._replace(rows=None))
-        release(self._source.data)
         return Chunk(batches, count, None)
 
     def _rows(self, step: int) -> np.ndarray:
@@ -188,7 +189,10 @@ def gather(array: Any, rows: np.ndarray) -> np.ndarray:
     flat = rows.ravel()
     order = np.argsort(flat, kind="stable")
     found = np.empty((flat.size, *array.shape[1:]), array.dtype)
-    found[order] = array[flat[order]]
+    # One row of a mapped file may bring hundreds of kilobytes around it into memory.
+    for piece in np.split(order, range(_PIECE, len(order), _PIECE)):
+        found[piece] = array[flat[piece]]
+        release(array)
     return found.reshape(*rows.shape, *array.shape[1:])
 
 
