@@ -1,5 +1,6 @@
 """The recommended way to learn a posterior from simulations, in one call."""
 
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +20,9 @@ from .._loss.time_sampling import AbstractTimeSampling, PowerTimeSampling
 from .._train.fit import History, fit
 from .._transform import AbstractTransform, Bijection, Standardise
 from .._types import PRNGKey, Real, check_key, check_number, check_positive, checked
-from ..nn import ResidualMLP
+from ..nn import LinearGaussian, ResidualMLP
 from .ensemble import FlowEnsemble
+from .linear_gaussian import LARGEST, linear_gaussian
 from .posterior import Posterior
 from .prior import as_prior
 
@@ -186,7 +188,10 @@ def _new_flow(
     key: PRNGKey,
 ) -> Flow | FlowEnsemble:
     """The untrained flow, or an ensemble."""
+    is_linear = encoder is None and transform is None
     encoder = _standardised(x) if encoder is None else encoder
+    if transform is None:
+        transform = Standardise.fit(theta)
     if network is None:
         features = jax.eval_shape(encoder, jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], x))
         size = sum(int(np.prod(leaf.shape, dtype=int)) for leaf in jax.tree.leaves(features))
@@ -194,17 +199,26 @@ def _new_flow(
         def network(key: PRNGKey) -> Network:
             return ResidualMLP(theta.shape[1:], size, key=key)
 
+    wrap: Callable[[Network], Network] = lambda network: network
+    if is_linear and _numbers(theta) <= LARGEST[0] and _numbers(x) <= LARGEST[1]:
+        transform, matrix = linear_gaussian(theta, jax.vmap(encoder)(jnp.asarray(x)))
+        wrap = lambda network: LinearGaussian(network, matrix, np.zeros(len(matrix)))
+
     flows = [
         fm_flow(
-            network(own),
+            wrap(network(own)),
             shape=theta.shape[1:],
             time_sampling=PowerTimeSampling(4.0) if time_sampling is None else time_sampling,
-            transform=Standardise.fit(theta) if transform is None else transform,
+            transform=transform,
             encoder=encoder,
         )
         for own in jax.random.split(key, num_flows)
     ]
     return flows[0] if num_flows == 1 else FlowEnsemble(flows)
+
+
+def _numbers(rows: Array | np.ndarray) -> int:
+    return math.prod(rows.shape[1:])
 
 
 def simulated(simulator: Simulator, theta: Array, progress: bool, *, key: PRNGKey) -> PyTree:

@@ -12,6 +12,7 @@ from ._features import (
 from ._fuse import FuseNetwork as FuseNetwork, LabelEncoder as LabelEncoder
 from ._image_mixer import ImageMixer as ImageMixer
 from ._linear import Linear as Linear
+from ._linear_gaussian import LinearGaussian as LinearGaussian
 from ._low_precision import LowPrecision as LowPrecision
 from ._mixer import MixerEncoder as MixerEncoder
 from ._mlp import MLP as MLP, ConcatSquashMLP as ConcatSquashMLP
