@@ -266,7 +266,7 @@ def fit(
         _check_state(state.training, training)
     if checkpoint is None:
         return Run(settings, trainer, loop, examples, None, state or first, None)()
-    config = configuration(model, optimiser=trainer.rule.optimiser, state=training, data=examples.parts)
+    config = configuration(model, optimiser=trainer.rule.optimiser.optimiser, state=training, data=examples.parts)
     options = {
         "batch_size": batch_size,
         "ema": None if ema is None else float(ema),

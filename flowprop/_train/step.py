@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Bool, PyTree
 
 from .._types import PRNGKey
+from .alike import Alike
 from .loss import evaluate_loss
 from .optimiser import result, trained
 
@@ -74,7 +75,7 @@ class Rule(NamedTuple):
 
     model: Static
     augment: Static
-    optimiser: optax.GradientTransformation
+    optimiser: Alike
 
 
 def take_step(
@@ -94,7 +95,7 @@ def take_step(
         return value, (metrics, new)
 
     (value, (metrics, new_fixed)), gradient = jax.value_and_grad(loss, has_aux=True)(trained(state.parameters))
-    updates, optimiser = optax.with_extra_args_support(rule.optimiser).update(
+    updates, optimiser = optax.with_extra_args_support(rule.optimiser.optimiser).update(
         gradient,
         state.optimiser,
         state.parameters,

@@ -11,6 +11,7 @@ from jaxtyping import Array, PyTree
 
 from .._frozen import trainable
 from .._types import PRNGKey, Real, check_key, check_number, checked
+from .alike import Alike
 from .data import to_device
 from .loss import check_loss
 from .optimiser import as_transformation, result, start
@@ -62,7 +63,7 @@ class Trainer:
         fixed, static = eqx.partition(self._rest, eqx.is_array)
         augment_arrays, augment_static = eqx.partition(augment, eqx.is_array)
         self.parameters = to_device(parameters)
-        self.rule = Rule(Static(static), Static(augment_static), as_transformation(optimiser))
+        self.rule = Rule(Static(static), Static(augment_static), Alike(as_transformation(optimiser)))
         average = None if ema is None else jnp.asarray(ema, float)
         self.constants = to_device(Constants(fixed, augment_arrays, average))
 
@@ -78,7 +79,7 @@ class Trainer:
         **Returns:** a [`flowprop.TrainState`][].
         """
         check_key("key", key)
-        parameters, optimiser = start(self.rule.optimiser, self.parameters)
+        parameters, optimiser = start(self.rule.optimiser.optimiser, self.parameters)
         average = None
         if self.constants.ema is not None:
             average = jax.tree.map(lambda p: p.astype(at_least_32_bits(p.dtype)), self.parameters)

@@ -444,6 +444,25 @@ class TestCompilation:
         assert second == []
         assert float(found.w) < 2
 
+    def test_optimisers_made_alike_share_a_program(self, caplog):
+        def make():
+            rate = optax.cosine_decay_schedule(0.1, 50)
+            return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=0.01))
+
+        self.compiled(caplog, Scaled(ONE, 5.0), optimiser=make())
+        assert self.compiled(caplog, Scaled(ONE, 5.0), optimiser=make())[1] == []
+
+    def test_a_schedule_that_reads_a_variable_is_not_shared(self):
+        """The code is the same, and the variable has changed."""
+        factor = 1.0
+
+        def step(rate):
+            return fit(Scaled(ONE, 1.0), X, optax.sgd(lambda count: rate * factor), steps=1)[0].w
+
+        assert step(0.1) < 1
+        factor = 0.0
+        assert step(0.1) == 1
+
     @pytest.mark.parametrize(("one", "other"), [(1.0, 2.0), (TWO, 2 * TWO), (TWO[:1], TWO), (jnp.ones(2), 2 * ONE)])
     def test_another_constant_is_another_program(self, one, other):
         losses = [fit(Scaled(ONE, scale), batch_size=20, steps=1)[1]["loss"][0] for scale in (one, other)]
