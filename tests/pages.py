@@ -59,7 +59,8 @@ def run(page: str, chosen: list[Block]) -> list[str]:
     environment |= {"PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
     with tempfile.TemporaryDirectory() as folder:
         codes = [block.code for block in chosen]
-        command = [sys.executable, "-W", "error", __file__, "--blocks"]
+        # A dependency that the installer has not compiled may warn of its source.
+        command = [sys.executable, "-W", "error", "-W", "ignore::SyntaxWarning", __file__, "--blocks"]
         process = subprocess.run(
             command, input=json.dumps([page, codes]), capture_output=True, text=True, env=environment, cwd=folder
         )
