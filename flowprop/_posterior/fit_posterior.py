@@ -22,12 +22,14 @@ from .._transform import AbstractTransform, Bijection, Standardise
 from .._types import PRNGKey, Real, check_key, check_number, check_positive, checked
 from ..nn import LinearGaussian, ResidualMLP
 from .ensemble import FlowEnsemble
-from .linear_gaussian import LARGEST, linear_gaussian
+from .linear_gaussian import linear_gaussian, standardised
 from .posterior import Posterior
 from .prior import as_prior
 
 
 Simulator = Callable[..., PyTree]
+#: The linear-gaussian model is fitted for at most this many parameters, and numbers of an observation.
+LARGEST = 100, 1000
 #: How many simulations run in one call of the device.
 _BATCH = 1024
 
@@ -60,12 +62,22 @@ def fit_posterior(
 
     The recipe is flow matching of `theta` given `x` ([Wildberger et al. 2023](https://arxiv.org/abs/2305.17161)) with
 
-    - `theta` and `x` standardised per column, as parts of the flow. A column of `x` that never varies becomes 0;
+    - a linear-gaussian model as the beginning: `theta`, in the units below, is regressed on `x` by least squares, and
+      the flow learns the difference between the posterior and this model ([`flowprop.nn.LinearGaussian`][]). A narrow
+      posterior has the same scale for the flow as a broad one, since the errors of the regression have variance 1 in
+      its coordinates;
+    - units in which this model describes simulations best that it has not seen: `theta` as it is, between the bounds
+      `prior.low` and `prior.high` if there are such ([`flowprop.Bounded`][]), or as its logarithm if it is positive;
+      `x` standardised per column, or compressed by `arcsinh` and standardised. A column of `x` that never varies
+      becomes 0;
     - a residual network in which time and observation scale and shift every layer, [`flowprop.nn.ResidualMLP`][];
     - more training times near the data, [`flowprop.PowerTimeSampling`][]`(4.)`;
     - Adam, with a learning rate that decays to 0 along a half cosine, and a moving average of the parameters;
     - a part of the simulations held out: the model with the smallest held-out loss is returned, and the training stops
       if that loss has not fallen for `patience` evaluations.
+
+    If `encoder` or `transform` is given, or `theta` has more than 100 numbers or `x` more than 1,000, there is no
+    linear-gaussian model, and what is not given is standardised.
 
     Simulations with NaN or infinity are left out, with a warning that counts them. The posterior is then that of
     simulations that succeed.
@@ -81,10 +93,9 @@ def fit_posterior(
     - `network`: a function from a key to a network, a callable `network(t, z, features)`. By default a
       [`flowprop.nn.ResidualMLP`][] of width 128 with 3 blocks.
     - `encoder`: a callable on one `x` that returns what the network is given, trained along with the flow. By default
-      `x` of shape `(n, k)` is standardised.
-    - `transform`: the map from `theta` to the coordinates of the flow. By default
-      [`flowprop.Standardise.fit`][flowprop.Standardise]`(theta)`, so that draws outside of the prior's support are
-      rejected.
+      `x` has the shape `(n, k)`, and the units above.
+    - `transform`: the map from `theta` to the coordinates of the flow. By default the units above, in which the errors
+      of the regression are white. Draws outside of the prior's support are rejected.
     - `time_sampling`: the distribution of training times. By default [`flowprop.PowerTimeSampling`][]`(4.)`.
     - `num_flows`: the number of flows in an ensemble. By default 1, a single flow.
     - `start`: a posterior whose flows are trained further, with their networks, encoders and transforms. By default new
@@ -154,7 +165,7 @@ def fit_posterior(
         "time_sampling": time_sampling,
     }
     if start is None:
-        flow = _new_flow(theta, x, num_flows, key=key_networks, **made_anew)
+        flow = _new_flow(theta, x, prior, num_flows, key=key_networks, **made_anew)
     elif given := [name for name, value in made_anew.items() if value is not None]:
         raise ValueError(f"`{given[0]}` and `start` are both given: leave one out, since `start` has its own")
     else:
@@ -179,6 +190,7 @@ def fit_posterior(
 def _new_flow(
     theta: np.ndarray,
     x: PyTree,
+    prior: Any,
     num_flows: int,
     *,
     network: Callable[[PRNGKey], Network] | None,
@@ -188,25 +200,30 @@ def _new_flow(
     key: PRNGKey,
 ) -> Flow | FlowEnsemble:
     """The untrained flow, or an ensemble."""
-    is_linear = encoder is None and transform is None
-    encoder = _standardised(x) if encoder is None else encoder
-    if transform is None:
-        transform = Standardise.fit(theta)
+    matrix = None
+    if encoder is None:
+        _check_table(x)
+    # It refuses columns that never vary.
+    standard = Standardise.fit(theta) if transform is None else None
+    if encoder is None:
+        if transform is None and _numbers(theta) <= LARGEST[0] and _numbers(x) <= LARGEST[1]:
+            encoder, transform, matrix, _ = linear_gaussian(theta, x, as_prior(prior))
+        else:
+            encoder = standardised(x)
+    transform = standard if transform is None else transform
     if network is None:
         features = jax.eval_shape(encoder, jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], x))
-        size = sum(int(np.prod(leaf.shape, dtype=int)) for leaf in jax.tree.leaves(features))
+        size = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(features))
 
         def network(key: PRNGKey) -> Network:
             return ResidualMLP(theta.shape[1:], size, key=key)
 
-    wrap: Callable[[Network], Network] = lambda network: network
-    if is_linear and _numbers(theta) <= LARGEST[0] and _numbers(x) <= LARGEST[1]:
-        transform, matrix = linear_gaussian(theta, jax.vmap(encoder)(jnp.asarray(x)))
-        wrap = lambda network: LinearGaussian(network, matrix, np.zeros(len(matrix)))
+    def made(key: PRNGKey) -> Network:
+        return network(key) if matrix is None else LinearGaussian(network(key), matrix, np.zeros(len(matrix)))
 
     flows = [
         fm_flow(
-            wrap(network(own)),
+            made(own),
             shape=theta.shape[1:],
             time_sampling=PowerTimeSampling(4.0) if time_sampling is None else time_sampling,
             transform=transform,
@@ -260,10 +277,7 @@ def finite_rows(theta: np.ndarray, x: PyTree) -> tuple[np.ndarray, PyTree, int]:
     return theta[good], jax.tree.map(lambda leaf: np.asarray(leaf)[good], x), len(wrong)
 
 
-def _standardised(x: PyTree) -> Standardise:
-    """The default encoder: each column of `x` with mean 0 and standard deviation 1, or 0 if it never varies."""
+def _check_table(x: PyTree) -> None:
+    """Raise a `TypeError` unless `x` is a table, for which there is a default encoder."""
     if not isinstance(x, Array | np.ndarray) or x.ndim != 2:
         raise TypeError("`x` is no array of shape (n, k): give an `encoder`, a callable on one `x`")
-    numbers = np.asarray(x, np.float64)
-    std = numbers.std(axis=0)
-    return Standardise(numbers.mean(axis=0), np.where(std > 1e-6 * np.abs(numbers).max(axis=0), std, 1.0))

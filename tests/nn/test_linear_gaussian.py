@@ -61,7 +61,10 @@ def test_matrix_and_offset_are_not_trained():
 def test_a_key_reaches_the_network():
     inner = fp.nn.ResidualMLP((2,), 3, width=8, depth=1, dropout=0.5, key=KEY)
     network = fp.nn.LinearGaussian(inner, MATRIX, OFFSET)
-    call = lambda **options: network(0.5, jnp.ones(2), jnp.ones(3), **options)
+
+    def call(**options):
+        return network(0.5, jnp.ones(2), jnp.ones(3), **options)
+
     assert np.any(call(key=jax.random.key(1)) != call(key=jax.random.key(2)))
     np.testing.assert_array_equal(call(), call())
 

@@ -48,7 +48,9 @@ def test_pairs_and_an_ensemble():
     posterior, history = fp.fit_posterior(theta, x, num_flows=2, **SMALL)
     assert history["num_dropped"] == 0
     one, other = posterior.flow.members
-    assert np.all(np.asarray(one.network.layers[0].weight) != np.asarray(other.network.layers[0].weight))
+    assert np.all(
+        np.asarray(one.network.network.layers[0].weight) != np.asarray(other.network.network.layers[0].weight)
+    )
 
 
 def test_goes_on_from_a_posterior(fitted):
@@ -60,7 +62,7 @@ def test_goes_on_from_a_posterior(fitted):
     before, after = fitted[0].flow, posterior.flow
     np.testing.assert_array_equal(after.encode(x[0]), before.encode(x[0]))
     np.testing.assert_array_equal(after.transform.forward(theta[0]), before.transform.forward(theta[0]))
-    change = np.abs(after.network.layers[0].weight - before.network.layers[0].weight)
+    change = np.abs(after.network.network.layers[0].weight - before.network.network.layers[0].weight)
     assert 0 < change.max() < 0.5
     with pytest.raises(ValueError, match="`network` and `start` are both given"):
         fp.fit_posterior(theta, x, start=fitted[0], **SMALL)
