@@ -31,7 +31,7 @@ class Compressed(eqx.Module):
     centre: Standardise
     standardise: Standardise
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array | np.ndarray, " k"]) -> Float[Array, " k"]:
         """The features of one observation."""
         return self.standardise(jnp.arcsinh(self.centre(x)))
 

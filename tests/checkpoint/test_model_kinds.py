@@ -125,6 +125,8 @@ FLOWS = {
     "half precision": lambda: fm(jax.tree.map(lambda a: a.astype(jnp.float16) if eqx.is_array(a) else a, mlp())),
     "ConcatSquash": lambda: fm(nn.ConcatSquashMLP((2,), width=3, depth=1, key=KEY)),
     "Residual": lambda: fm(nn.ResidualMLP((2,), width=3, depth=1, key=KEY)),
+    "linear-gaussian": lambda: fm(nn.LinearGaussian(mlp(1), jnp.ones((2, 1)), jnp.zeros(2))),
+    "another matrix": lambda: fm(nn.LinearGaussian(mlp(1), 2 * jnp.ones((2, 1)), jnp.zeros(2))),
     "Fuse": lambda: fm(nn.FuseNetwork(nn.LabelEncoder((2,), 3, key=KEY), 0, (2,), width=3, depth=1, key=KEY)),
     "ImageMixer": lambda: fm(nn.ImageMixer((2, 2, 1), patch_size=1, width=2, depth=1, key=KEY), shape=(2, 2, 1)),
     "function": lambda: fm(plain_network),
