@@ -57,10 +57,22 @@ def run(page: str, chosen: list[Block]) -> list[str]:
     """What each block prints, all of them in one process of their own, as a reader would run them."""
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     environment |= {"PYTHONPATH": str(ROOT), "MPLBACKEND": "agg"}
+    if page == "docs/guide/devices.md":  # as its second paragraph says
+        environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
     with tempfile.TemporaryDirectory() as folder:
         codes = [block.code for block in chosen]
         # A dependency that the installer has not compiled may warn of its source.
-        command = [sys.executable, "-W", "error", "-W", "ignore::SyntaxWarning", __file__, "--blocks"]
+        command = [
+            sys.executable,
+            "-W",
+            "error",
+            "-W",
+            "ignore:invalid escape",
+            "-W",
+            "ignore::SyntaxWarning",
+            __file__,
+            "--blocks",
+        ]
         process = subprocess.run(
             command, input=json.dumps([page, codes]), capture_output=True, text=True, env=environment, cwd=folder
         )
