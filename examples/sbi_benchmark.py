@@ -49,6 +49,9 @@ PUBLISHED = {
     "lotka_volterra": {1_000: 0.999, 10_000: 0.997, 100_000: 0.981},
 }
 
+#: Number of posterior samples for each new simulation in SBC and TARP.
+DRAWS = 99
+
 
 @dataclass
 class Config:
@@ -70,6 +73,19 @@ class Config:
     """Folder of the runs, results.json and results.md."""
 
 
+@dataclass
+class Drawn:
+    """Samples of a posterior for each of several observations, which SBC and TARP share."""
+
+    samples: jax.Array
+
+    def sample(self, x, num_samples, *, key):
+        raise NotImplementedError("the samples of all observations are drawn together")
+
+    def sample_each(self, x, num_samples, *, key):
+        return self.samples
+
+
 def measure(config: Config, name: str, simulations: int, seed: int) -> dict:
     """One training, and its quality for each observation."""
     task = tasks()[name]
@@ -83,8 +99,9 @@ def measure(config: Config, name: str, simulations: int, seed: int) -> dict:
     found |= {quantity: [row[quantity] for row in rows] for quantity in rows[0]}
     if config.pairs:
         new = task.simulations(config.pairs, key=keys[3])
-        found["sbc_p"] = float(np.min(fp.metrics.sbc(posterior, *new, key=keys[4]).adjusted_p_value))
-        found["tarp_p"] = float(np.min(fp.metrics.tarp(posterior, *new, key=keys[4]).adjusted_p_value))
+        drawn = Drawn(posterior.sample_each(new[1], DRAWS, key=keys[4]))
+        for name, check in (("sbc_p", fp.metrics.sbc), ("tarp_p", fp.metrics.tarp)):
+            found[name] = float(np.min(check(drawn, *new, key=keys[4], num_samples=DRAWS).adjusted_p_value))
     return found
 
 

@@ -37,7 +37,7 @@ class Train:
     """The share of the rows that choose the best model and end the training."""
     test: float = 0.1
     """The share of the rows on which results.json is measured, and nothing else. 0 for none."""
-    steps: int = 2000
+    steps: int = 5000
     """The largest number of training steps."""
     patience: int = 10
     """The training ends after this many evaluations on the validation rows without a better model."""
@@ -49,9 +49,9 @@ class Train:
     """The weight decay of AdamW."""
     ema: float = 0.995
     """The decay of the moving average of the parameters, which is the model that is saved."""
-    width: int = 64
-    """The size of each hidden layer."""
-    depth: int = 2
+    width: int | None = None
+    """The size of each hidden layer. Default: four times the number of columns, from 64 to 1024."""
+    depth: int = 3
     """The number of hidden layers."""
     blocks: int = 10
     """The number of blocks of the protocol dt."""

@@ -1,6 +1,7 @@
 """`flowprop train`: from a table to a saved model."""
 
 import json
+import math
 import os
 import shutil
 from dataclasses import asdict, replace
@@ -43,7 +44,8 @@ def train(options: Any, task: Task) -> None:
     fitted, held_out, tested = _split(len(rows), options)
     _check_rows(task, rows, given, fitted)
     key_model, key_fit, key_measure = jax.random.split(jax.random.key(options.seed), 3)
-    sizes = {"width": options.width, "depth": options.depth, "blocks": options.blocks}
+    width = options.width or int(np.clip(4 * (math.prod(rows.shape[1:]) + given.shape[1]), 64, 1024))
+    sizes = {"width": width, "depth": options.depth, "blocks": options.blocks}
     try:
         model = make_model(task, rows[fitted], given[fitted], **sizes, key=key_model)
         options.output.mkdir(parents=True, exist_ok=True)
@@ -79,8 +81,9 @@ def train(options: Any, task: Task) -> None:
 
 def _check(options: Any) -> None:
     for name in ("steps", "patience", "batch_size", "width", "depth", "blocks"):
-        if getattr(options, name) < 1:
-            raise Refused(f"--{name.replace('_', '-')} is {getattr(options, name)}: give a positive number")
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise Refused(f"--{name.replace('_', '-')} is {value}: give a positive number")
     for name, low, high, open_low in (
         ("validation", 0, 1, True),
         ("test", 0, 1, False),

@@ -392,8 +392,10 @@ class NoPropDT(eqx.Module):
     def _features(self, encode: Callable[[Encoder], PyTree]) -> PyTree:
         """The results of `encode` for the encoder of each block, stacked."""
         features = [encode(encoder) for encoder in self.encoders]
-        shared = self.num_blocks // len(features)
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves * shared), *features)
+        if len(features) == 1:
+            # Where the blocks are spread over devices, XLA would compute a stack of copies by parts and exchange them.
+            return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (self.num_blocks, *jnp.shape(leaf))), features[0])
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *features)
 
     def _encoder_of(self, index: int) -> int:
         return index % len(self.encoders)

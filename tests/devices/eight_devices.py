@@ -147,7 +147,7 @@ def programs_of(run):
 def collectives(text):
     """The operations of a compiled program by which devices communicate."""
     kinds = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast"
-    return re.findall(rf" = [^=]*?\b(?:{kinds})[-\w]*\([^)]*\)", text)
+    return [line.strip() for line in text.splitlines() if re.search(rf" = .*\s(?:{kinds})[-\w]*\(", line)]
 
 
 def compare(found, wanted):

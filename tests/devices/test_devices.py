@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from eight_devices import BATCH, CASES, DEVICES, FUNCTIONS, KINDS, ROWS
+from eight_devices import BATCH, CASES, DEVICES, FUNCTIONS, KINDS, ROWS, collectives
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec as P
 
 import flowprop as fp
@@ -110,6 +110,13 @@ def test_spread_parameters(name, found):
 @pytest.mark.parametrize("name", named(["gradient"]))
 def test_a_gradient_through_solves_on_all_devices(name, found):
     assert_equal_to_one_device(found(name))
+
+
+def test_communication_is_found():
+    """Also that of several arrays at once, whose types a comment counts."""
+    several = "%all-to-all.1 = (f32[4]{0}, /*index=5*/f32[4]{0}) all-to-all(%a, %b), channel_id=1"
+    one, used = "%b = pred[] all-reduce-start(%a)", "%c = f32[4] get-tuple-element(%all-to-all.1), index=0"
+    assert collectives(f"  {several}\n  {one}\n  {used}") == [several, one]
 
 
 @pytest.mark.parametrize("name", named([name for name in CASES if "blocks" in name]))
