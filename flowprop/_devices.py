@@ -13,11 +13,14 @@ from jaxtyping import PyTree
 from ._types import PRNGKey, is_traced
 
 
-def row_sharding(*trees: PyTree) -> NamedSharding | None:
+def row_sharding(model: PyTree, *trees: PyTree) -> NamedSharding | None:
     """How the first axis of some arrays is split over devices: as that of the first array that is split.
 
     `None` if no first axis is split. The sharding of a traced array is known only on a mesh with explicit axes. On one
-    with automatic axes, the compiler decides.
+    with automatic axes, the compiler decides. It also decides if `model` is traced and the arrays are not, as under
+    `jax.grad`: the derivative of Equinox's loops does not work inside `jax.shard_map`.
+
+    **Raises:** `ValueError` if the compiler should decide and the mesh has explicit axes.
     """
     for leaf in jax.tree.leaves(trees):
         # jax.typeof(leaf): its type is not public.
@@ -26,17 +29,26 @@ def row_sharding(*trees: PyTree) -> NamedSharding | None:
         )
         spec = getattr(sharding, "spec", ())
         if spec and spec[0] is not None:
+            if is_traced(model) and not is_traced(leaf):
+                if AxisType.Explicit in sharding.mesh.axis_types:
+                    raise ValueError(
+                        "the data are spread over a mesh with explicit axes, where the gradient of a solve does not "
+                        "work: spread them over `jax.make_mesh(shape, names, axis_types=(jax.sharding.AxisType.Auto,))`"
+                    )
+                return None
             return NamedSharding(sharding.mesh, PartitionSpec(spec[0]))
     return None
 
 
-def draw_sharding(name: str, count: int, x: PyTree, out_sharding: NamedSharding | None) -> NamedSharding | None:
+def draw_sharding(
+    name: str, count: int, model: PyTree, x: PyTree, out_sharding: NamedSharding | None
+) -> NamedSharding | None:
     """How `count` draws are split over devices: as `out_sharding` says, or else as their conditions.
 
     **Raises:** `ValueError` if `out_sharding` does not split the first axis alone, or not into equal parts.
     """
     if out_sharding is None:
-        return row_sharding(x)
+        return row_sharding(model, x)
     if not out_sharding.spec or out_sharding.spec[0] is None or any(out_sharding.spec[1:]):
         raise ValueError(
             f"`out_sharding` has the spec {out_sharding.spec}: name the axis of the mesh that splits the first axis of "
@@ -58,7 +70,8 @@ def on_devices_of(out_sharding: NamedSharding | None, key: PRNGKey) -> PRNGKey:
 def on_each_device(function: Callable[[PyTree], PyTree], arguments: PyTree, rows: NamedSharding) -> PyTree:
     """`function(arguments)`, computed by each device for the rows that it holds, without any communication.
 
-    Arrays in a closure of `function` are copied to all of these devices.
+    Arrays in a closure of `function` are copied to all devices of the mesh. The compiler decides over no axis of the
+    mesh, since the checks of a solve could not run then.
     """
     mesh = jax.sharding.get_abstract_mesh()
     # Diffrax's loops do not say which of their values differ between devices, so `check_vma` has to be off.
@@ -67,7 +80,6 @@ def on_each_device(function: Callable[[PyTree], PyTree], arguments: PyTree, rows
         mesh=rows.mesh if mesh.empty else None,
         in_specs=rows.spec,
         out_specs=rows.spec,
-        axis_names=set(_axes(rows)),
         check_vma=False,
     )
     return local(arguments)

@@ -215,7 +215,7 @@ class Classifier(eqx.Module):
         check_positive(num_draws=num_draws, batch_size=batch_size)
         integrator = label_integrator() if integrator is None else integrator
         inputs = jnp.asarray(inputs)
-        return _predict(self, inputs, key, integrator, num_draws, batch_size, rows=row_sharding(inputs))
+        return _predict(self, inputs, key, integrator, num_draws, batch_size, rows=row_sharding(self, inputs))
 
     @checked
     def predict(
@@ -277,7 +277,7 @@ class Classifier(eqx.Module):
         check_positive(batch_size=batch_size)
         integrator = label_integrator() if integrator is None else integrator
         inputs = jnp.asarray(inputs)
-        return _function_evaluations(self, inputs, key, integrator, batch_size, rows=row_sharding(inputs))
+        return _function_evaluations(self, inputs, key, integrator, batch_size, rows=row_sharding(self, inputs))
 
 
 @compiled

@@ -294,7 +294,7 @@ class NoPropDT(eqx.Module):
         check_key("key", key)
         check_positive(num_draws=num_draws, batch_size=batch_size)
         inputs = jnp.asarray(inputs)
-        return _predict(self, inputs, key, num_draws, batch_size, rows=row_sharding(inputs))
+        return _predict(self, inputs, key, num_draws, batch_size, rows=row_sharding(self, inputs))
 
     @checked
     def predict(

@@ -142,7 +142,7 @@ class Regressor(eqx.Module):
         check_positive(num_samples=num_samples, batch_size=batch_size)
         integrator = ODEIntegrator() if integrator is None else integrator
         inputs = jnp.asarray(inputs)
-        return _sample(self, inputs, key, integrator, num_samples, batch_size, rows=row_sharding(inputs))
+        return _sample(self, inputs, key, integrator, num_samples, batch_size, rows=row_sharding(self, inputs))
 
     @checked
     def predict(

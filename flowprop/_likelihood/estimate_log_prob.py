@@ -129,7 +129,7 @@ def estimate_log_prob(
     ode = likelihood_integrator(integrator)
     with forward_mode_explained():
         estimate, failed = _estimate(
-            flow, z1, x, key, divergence, num_estimates, ode, ode.refined(), batch_size, rows=row_sharding(z1, x)
+            flow, z1, x, key, divergence, num_estimates, ode, ode.refined(), batch_size, rows=row_sharding(flow, z1, x)
         )
     if not isinstance(estimate.value, jax.core.Tracer):
         _warn(estimate, failed, tolerance)

@@ -82,7 +82,7 @@ def log_prob(
     z1 = validated_data(flow, z1, x, key, batch_size)
     ode = likelihood_integrator(integrator)
     with forward_mode_explained():
-        values, failed = _log_prob(flow, z1, x, key, divergence, ode, batch_size, rows=row_sharding(z1, x))
+        values, failed = _log_prob(flow, z1, x, key, divergence, ode, batch_size, rows=row_sharding(flow, z1, x))
     return settled(values, failed, throw=throw)
 
 

@@ -78,7 +78,7 @@ def sample_and_log_prob(
     divergence = ExactDivergence() if divergence is None else divergence
     check_draws("num_samples", num_samples, x, key, batch_size)
     ode = likelihood_integrator(integrator)
-    rows, key = draw_sharding("num_samples", num_samples, x, out_sharding), on_devices_of(out_sharding, key)
+    rows, key = draw_sharding("num_samples", num_samples, flow, x, out_sharding), on_devices_of(out_sharding, key)
     if flow.transform.is_bijective:
         with forward_mode_explained():
             points, log_probs, failed = _sample_and_log_prob(

@@ -66,7 +66,7 @@ def reflow_pairs(
     """
     integrator = ODEIntegrator() if integrator is None else integrator
     check_draws("num_pairs", num_pairs, x, key, batch_size)
-    z0, z1, failed = _reflow_pairs(flow, num_pairs, x, key, integrator, batch_size, rows=row_sharding(x))
+    z0, z1, failed = _reflow_pairs(flow, num_pairs, x, key, integrator, batch_size, rows=row_sharding(flow, x))
     return z0, settled(z1, failed, throw=True)
 
 

@@ -72,7 +72,7 @@ def sample(
     """
     integrator = ODEIntegrator() if integrator is None else integrator
     check_draws("num_samples", num_samples, x, key, batch_size)
-    rows, key = draw_sharding("num_samples", num_samples, x, out_sharding), on_devices_of(out_sharding, key)
+    rows, key = draw_sharding("num_samples", num_samples, flow, x, out_sharding), on_devices_of(out_sharding, key)
     with forward_mode_explained():
         values, failed = _sample(flow, num_samples, x, key, integrator, batch_size, rows=rows)
     return settled(values, failed, throw=throw)

@@ -62,7 +62,7 @@ def path_energy(
     check_condition(x, z0.shape[0])
     check_positive(batch_size=batch_size)
     integrator = ODEIntegrator() if integrator is None else integrator
-    return _path_energy(flow, z0, x, integrator, batch_size, rows=row_sharding(z0, x))
+    return _path_energy(flow, z0, x, integrator, batch_size, rows=row_sharding(flow, z0, x))
 
 
 class _VelocityAndPower(eqx.Module):

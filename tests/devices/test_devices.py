@@ -82,8 +82,9 @@ def assert_spread(found, axes, rows=ROWS // DEVICES):
 @pytest.mark.parametrize("name", named(ALL))
 def test_each_device_computes_its_own_rows(name, found):
     found = found(name)
-    # Adaptive steps of relative tolerance 1e-5 depend on the rounding.
-    assert_equal_to_one_device(found, tolerance=1e-4 if "adaptive" in name else 2e-6)
+    # Adaptive steps of relative tolerance 1e-5 depend on the rounding, and probabilities of classes amplify it.
+    tolerance = 1e-4 if "adaptive" in name else 2e-5 if "proba" in name else 2e-6
+    assert_equal_to_one_device(found, tolerance)
     assert_spread(found, "Explicit" if "explicit" in name else "Auto")
     # No device has an array of all rows, or of all rows of a batch.
     assert not {ROWS, BATCH} & set(found["lengths"])
