@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Array, Key, PyTree
 
 from ._devices import on_each_device
-from ._types import PRNGKey
+from ._types import PRNGKey, is_traced
 
 
 #: The largest number of examples that are solved at once. On a CPU, so many fit into the cache, and fewer examples wait
@@ -75,6 +75,45 @@ def in_batches(
 
     values = jax.lax.map(lambda batch: jax.vmap(function)(*batch), jax.tree.map(split, arguments))
     return jax.tree.map(join, values)
+
+
+def in_buckets(
+    function: Callable[..., PyTree], count: int, arguments: PyTree, rows: NamedSharding | None, *others: PyTree
+) -> PyTree:
+    """`function(count, *arguments)` for a compiled function, with `count` increased to one of few numbers.
+
+    A compiled function makes a program for each number of rows. Here the numbers are powers of two up to 64, four in
+    each octave up to 1,024, and sixteen above. The last row is repeated, and its copies are dropped from the results.
+    Nothing is padded if an argument is traced, or if the rows are spread over devices or large.
+
+    **Arguments:**
+
+    - `function`: a function of a number of rows and of their arguments. Row i of its results depends on row i of its
+      arguments alone.
+    - `count`: the number of rows.
+    - `arguments`: the arguments; each leaf has the batch axis.
+    - `rows`: how the rows are spread over devices.
+    - `others`: other arguments of `function`, such as its key, which may be traced.
+
+    **Returns:** the results of `function`.
+    """
+    surplus = bucket_size(count) - count
+    is_large = sum(jnp.size(leaf) for leaf in jax.tree.leaves(arguments)) > _MOST_NUMBERS
+    if not surplus or rows is not None or is_large or is_traced(arguments, others):
+        return function(count, *arguments)
+
+    def padded(leaf: Array) -> Array:
+        leaf = jnp.asarray(leaf)
+        return jnp.concatenate([leaf, jnp.repeat(leaf[-1:], surplus, axis=0)])
+
+    return jax.tree.map(lambda value: value[:count], function(count + surplus, *jax.tree.map(padded, arguments)))
+
+
+def bucket_size(count: int) -> int:
+    """The number of rows to which `count` rows are padded."""
+    octave = 2 ** max((count - 1).bit_length() - 1, 0)
+    step = max(octave // (1 if count <= 64 else 4 if count <= 1024 else 16), 1)
+    return -(-count // step) * step
 
 
 def default_batch_size(numbers_per_example: int) -> int:

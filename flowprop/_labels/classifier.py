@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .._batch import in_buckets
 from .._devices import compiled, row_sharding
 from .._flow.flow import Flow
 from .._flow.training import sample_times
@@ -215,7 +216,12 @@ class Classifier(eqx.Module):
         check_positive(num_draws=num_draws, batch_size=batch_size)
         integrator = label_integrator() if integrator is None else integrator
         inputs = jnp.asarray(inputs)
-        return _predict(self, inputs, key, integrator, num_draws, batch_size, rows=row_sharding(self, inputs))
+        rows = row_sharding(self, inputs)
+
+        def compute(_: int, inputs: Array) -> Array:
+            return _predict(self, inputs, key, integrator, num_draws, batch_size, rows=rows)
+
+        return in_buckets(compute, inputs.shape[0], (inputs,), rows, self, key)
 
     @checked
     def predict(

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .._batch import in_buckets
 from .._devices import compiled, row_sharding
 from .._flow.flow import Flow, Network
 from .._flow.noise import check_gaussian
@@ -294,7 +295,12 @@ class NoPropDT(eqx.Module):
         check_key("key", key)
         check_positive(num_draws=num_draws, batch_size=batch_size)
         inputs = jnp.asarray(inputs)
-        return _predict(self, inputs, key, num_draws, batch_size, rows=row_sharding(self, inputs))
+        rows = row_sharding(self, inputs)
+
+        def compute(_: int, inputs: Array) -> Array:
+            return _predict(self, inputs, key, num_draws, batch_size, rows=rows)
+
+        return in_buckets(compute, inputs.shape[0], (inputs,), rows, self, key)
 
     @checked
     def predict(

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
+from .._batch import in_buckets
 from .._checked import described
 from .._devices import compiled, row_sharding
 from .._flow.flow import Flow, check_stateless
@@ -142,7 +143,12 @@ class Regressor(eqx.Module):
         check_positive(num_samples=num_samples, batch_size=batch_size)
         integrator = ODEIntegrator() if integrator is None else integrator
         inputs = jnp.asarray(inputs)
-        return _sample(self, inputs, key, integrator, num_samples, batch_size, rows=row_sharding(self, inputs))
+        rows = row_sharding(self, inputs)
+
+        def compute(_: int, inputs: Array) -> Array:
+            return _sample(self, inputs, key, integrator, num_samples, batch_size, rows=rows)
+
+        return in_buckets(compute, inputs.shape[0], (inputs,), rows, self, key)
 
     @checked
     def predict(

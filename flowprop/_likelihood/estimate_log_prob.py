@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .._batch import example_keys, in_batches
+from .._batch import example_keys, in_batches, in_buckets
 from .._devices import compiled, row_sharding
 from .._divergence import AbstractDivergence, ExactDivergence
 from .._flow.flow import Flow
@@ -127,10 +127,13 @@ def estimate_log_prob(
         check_number("tolerance", tolerance, above=0, remedy="give a positive error in nats, or None")
     z1 = validated_data(flow, z1, x, key, batch_size)
     ode = likelihood_integrator(integrator)
+    rows, fine = row_sharding(flow, z1, x), ode.refined()
+
+    def compute(_: int, z1: Array, x: PyTree) -> tuple[LogProbEstimate, Bool[Array, " batch"]]:
+        return _estimate(flow, z1, x, key, divergence, num_estimates, ode, fine, batch_size, rows=rows)
+
     with forward_mode_explained():
-        estimate, failed = _estimate(
-            flow, z1, x, key, divergence, num_estimates, ode, ode.refined(), batch_size, rows=row_sharding(flow, z1, x)
-        )
+        estimate, failed = in_buckets(compute, z1.shape[0], (z1, x), rows, flow, key)
     if not isinstance(estimate.value, jax.core.Tracer):
         _warn(estimate, failed, tolerance)
     return estimate

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, PyTree
 
-from .._batch import example_keys, in_batches
+from .._batch import example_keys, in_batches, in_buckets
 from .._devices import compiled, row_sharding
 from .._divergence import AbstractDivergence, ExactDivergence
 from .._flow.flow import Flow, check_condition
@@ -81,8 +81,13 @@ def log_prob(
     divergence = ExactDivergence() if divergence is None else divergence
     z1 = validated_data(flow, z1, x, key, batch_size)
     ode = likelihood_integrator(integrator)
+    rows = row_sharding(flow, z1, x)
+
+    def compute(_: int, z1: Array, x: PyTree) -> tuple[Array, Array]:
+        return _log_prob(flow, z1, x, key, divergence, ode, batch_size, rows=rows)
+
     with forward_mode_explained():
-        values, failed = _log_prob(flow, z1, x, key, divergence, ode, batch_size, rows=row_sharding(flow, z1, x))
+        values, failed = in_buckets(compute, z1.shape[0], (z1, x), rows, flow, key)
     return settled(values, failed, throw=throw)
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
-from .._batch import example_keys, in_batches
+from .._batch import example_keys, in_batches, in_buckets
 from .._devices import compiled, draw_sharding, on_devices_of
 from .._divergence import AbstractDivergence, ExactDivergence
 from .._flow.checks import check_draws
@@ -80,10 +80,12 @@ def sample_and_log_prob(
     ode = likelihood_integrator(integrator)
     rows, key = draw_sharding("num_samples", num_samples, flow, x, out_sharding), on_devices_of(out_sharding, key)
     if flow.transform.is_bijective:
+
+        def compute(count: int, x: PyTree) -> tuple[Array, Array, Array]:
+            return _sample_and_log_prob(flow, count, x, key, divergence, ode, batch_size, rows=rows)
+
         with forward_mode_explained():
-            points, log_probs, failed = _sample_and_log_prob(
-                flow, num_samples, x, key, divergence, ode, batch_size, rows=rows
-            )
+            points, log_probs, failed = in_buckets(compute, num_samples, (x,), rows, flow, key)
         return settled(points, failed, throw=throw), settled(log_probs, failed, throw=throw)
     key_samples, key_density = jax.random.split(key)
     points = sample(

@@ -6,7 +6,7 @@ import jax
 from jax.sharding import NamedSharding
 from jaxtyping import Array, Bool, PyTree, Shaped
 
-from .._batch import example_keys, in_batches
+from .._batch import example_keys, in_batches, in_buckets
 from .._devices import compiled, draw_sharding, on_devices_of
 from .._flow.checks import check_draws
 from .._flow.flow import Flow
@@ -73,8 +73,12 @@ def sample(
     integrator = ODEIntegrator() if integrator is None else integrator
     check_draws("num_samples", num_samples, x, key, batch_size)
     rows, key = draw_sharding("num_samples", num_samples, flow, x, out_sharding), on_devices_of(out_sharding, key)
+
+    def compute(count: int, x: PyTree) -> tuple[Array, Array]:
+        return _sample(flow, count, x, key, integrator, batch_size, rows=rows)
+
     with forward_mode_explained():
-        values, failed = _sample(flow, num_samples, x, key, integrator, batch_size, rows=rows)
+        values, failed = in_buckets(compute, num_samples, (x,), rows, flow, key)
     return settled(values, failed, throw=throw)
 
 

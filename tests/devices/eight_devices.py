@@ -211,12 +211,12 @@ def spread_parameters(devices, axes, spec):
     return report(lambda: call(eqx.combine(model, rest), points), on_one_device("log_prob"))
 
 
+def slope(points):
+    return eqx.filter_grad(lambda flow: fp.log_prob(flow, points, throw=False, **OPTIONS).mean())(FLOW)
+
+
 def gradient():
     """With respect to all parameters, one sum over the devices."""
-
-    def slope(points):
-        return eqx.filter_grad(lambda flow: fp.log_prob(flow, points, throw=False, **OPTIONS).mean())(FLOW)
-
     found, wanted = slope(spread(POINTS, automatic(), P("rows"))), slope(POINTS)
     return {"error": compare(found, wanted), "largest": compare(wanted, jax.tree.map(jnp.zeros_like, wanted))}
 
@@ -289,6 +289,7 @@ CASES = {
     "model elsewhere": model_elsewhere,
     "shard_map with checks": checked_shard_map,
     "failed rows": failed_rows,
+    "explicit axes": lambda: slope(spread(POINTS, explicit(), P("rows"))),
 }
 
 

@@ -32,6 +32,7 @@ QUICK = [
     "sample | explicit",
     "blocks, automatic",
     "shard_map with checks",
+    "explicit axes",
 ]
 SLOW = [name for name in [*ALL, *CASES] if name not in QUICK]
 
@@ -133,6 +134,7 @@ def test_blocks_train_without_communication(name, found):
     [
         pytest.param("model elsewhere", "ValueError", "incompatible devices", marks=pytest.mark.slow),
         ("shard_map with checks", "TypeError", "check_vma=False"),
+        ("explicit axes", "ValueError", "the gradient of a solve does not work"),
         pytest.param("failed rows", "RuntimeError", f"1 of {ROWS} rows ({ROWS - 1})", marks=pytest.mark.slow),
     ],
 )
