@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, ArrayLike, Key, PyTree
 
 from ._devices import on_each_device
 from ._types import PRNGKey, is_traced
@@ -102,7 +102,7 @@ def in_buckets(
     if not surplus or rows is not None or is_large or is_traced(arguments, others):
         return function(count, *arguments)
 
-    def padded(leaf: Array) -> Array:
+    def padded(leaf: ArrayLike) -> Array:
         leaf = jnp.asarray(leaf)
         return jnp.concatenate([leaf, jnp.repeat(leaf[-1:], surplus, axis=0)])
 

@@ -75,9 +75,9 @@ class TestSamples:
 
         regressor = fp.Regressor(flow=exact().flow, encoder=encoder)
         euler = fp.ODEIntegrator(solver=dfx.Euler(), dt0=0.5)
-        jax.block_until_ready(regressor.sample(INPUTS, 7, key=KEY, integrator=euler))
+        jax.block_until_ready(regressor.sample(INPUTS[:4], 7, key=KEY, integrator=euler))
         jax.effects_barrier()
-        assert len(calls) == 5
+        assert len(calls) == 4
 
     @pytest.mark.parametrize("name", ["num_samples", "batch_size"])
     def test_counts_that_are_not_positive_are_refused(self, name):
