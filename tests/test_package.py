@@ -102,27 +102,26 @@ class TestLayout:
 
 
 class TestImport:
-    def test_pulls_in_nothing_optional(self):
-        optional = ["matplotlib", "sklearn", "pooch", "tyro", "scipy.optimize", "torch", "pandas"]
-        code = f"""
+    def test_pulls_in_only_tqdm_beside_its_dependencies(self):
+        """Names, not seconds: a share of the import's time changes with the other work of the machine."""
+        code = """
 import jax, diffrax, equinox, optax, sys
 before = set(sys.modules)
 import flowprop
-print(*[name for name in {optional} if name in sys.modules and name not in before])
+new = {name.split(".")[0] for name in set(sys.modules) - before}
+print(*sorted(new - sys.stdlib_module_names))
+"""
+        assert python(code).split() == ["flowprop", "tqdm"]
+
+    def test_pulls_in_few_modules_of_its_dependencies(self):
+        """A module such as `scipy.optimize` can cost more than the whole of flowprop."""
+        code = """
+import jax, diffrax, equinox, optax, sys
+before = set(sys.modules)
+import flowprop
+print(*(name for name in set(sys.modules) - before if name.split(".")[0] in {"jax", "numpy", "optax", "scipy"}))
 """
         assert python(code).split() == []
-
-    def test_costs_little_beside_its_dependencies(self):
-        """The processor's time, since others may use the machine; a share, since machines differ in speed."""
-        code = """
-import time
-start = time.process_time()
-import jax, diffrax, equinox, optax
-between = time.process_time()
-import flowprop
-print((time.process_time() - between) / (between - start))
-"""
-        assert any(float(python(code)) < 0.35 for _ in range(3))
 
     def test_runs_nothing_on_the_device(self):
         """An import that makes an array picks the backend before the user has configured it."""
