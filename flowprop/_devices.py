@@ -19,8 +19,6 @@ def row_sharding(model: PyTree, *trees: PyTree) -> NamedSharding | None:
     `None` if no first axis is split. The sharding of a traced array is known only on a mesh with explicit axes. On one
     with automatic axes, the compiler decides. It also decides if `model` is traced and the arrays are not, as under
     `jax.grad`: the derivative of Equinox's loops does not work inside `jax.shard_map`.
-
-    **Raises:** `ValueError` if the compiler should decide and the mesh has explicit axes.
     """
     for leaf in jax.tree.leaves(trees):
         # jax.typeof(leaf): its type is not public.
@@ -29,12 +27,8 @@ def row_sharding(model: PyTree, *trees: PyTree) -> NamedSharding | None:
         )
         spec = getattr(sharding, "spec", ())
         if spec and spec[0] is not None:
-            if is_traced(model) and not is_traced(leaf):
-                if AxisType.Explicit in sharding.mesh.axis_types:
-                    raise ValueError(
-                        "the data are spread over a mesh with explicit axes, where the gradient of a solve does not "
-                        "work: spread them over `jax.make_mesh(shape, names, axis_types=(jax.sharding.AxisType.Auto,))`"
-                    )
+            automatic = AxisType.Explicit not in sharding.mesh.axis_types
+            if automatic and is_traced(model) and not is_traced(leaf):
                 return None
             return NamedSharding(sharding.mesh, PartitionSpec(spec[0]))
     return None

@@ -211,13 +211,21 @@ def spread_parameters(devices, axes, spec):
     return report(lambda: call(eqx.combine(model, rest), points), on_one_device("log_prob"))
 
 
-def slope(points):
-    return eqx.filter_grad(lambda flow: fp.log_prob(flow, points, throw=False, **OPTIONS).mean())(FLOW)
-
-
 def gradient():
     """With respect to all parameters, one sum over the devices."""
+
+    def slope(points):
+        return eqx.filter_grad(lambda flow: fp.log_prob(flow, points, throw=False, **OPTIONS).mean())(FLOW)
+
     found, wanted = slope(spread(POINTS, automatic(), P("rows"))), slope(POINTS)
+    return {"error": compare(found, wanted), "largest": compare(wanted, jax.tree.map(jnp.zeros_like, wanted))}
+
+
+def model_in_jit():
+    """A compiled function of the model, which closes over the data."""
+    points = spread(POINTS, automatic(), P("rows"))
+    call = FUNCTIONS["log_prob"][1]
+    found, wanted = eqx.filter_jit(lambda flow: call(flow, points))(FLOW), on_one_device("log_prob")
     return {"error": compare(found, wanted), "largest": compare(wanted, jax.tree.map(jnp.zeros_like, wanted))}
 
 
@@ -283,13 +291,13 @@ CASES = {
     "parameters over the rows' axis": lambda: spread_parameters((8,), ("rows",), P("rows")),
     "parameters over another axis": lambda: spread_parameters((4, 2), ("rows", "model"), P("model")),
     "gradient": gradient,
+    "model in jit": model_in_jit,
     "blocks, automatic": lambda: step_of_blocks(BLOCKS, automatic),
     "blocks, explicit": lambda: step_of_blocks(BLOCKS, explicit),
     "blocks with encoders": lambda: step_of_blocks(encoded_blocks(), automatic),
     "model elsewhere": model_elsewhere,
     "shard_map with checks": checked_shard_map,
     "failed rows": failed_rows,
-    "explicit axes": lambda: slope(spread(POINTS, explicit(), P("rows"))),
 }
 
 

@@ -32,7 +32,8 @@ QUICK = [
     "sample | explicit",
     "blocks, automatic",
     "shard_map with checks",
-    "explicit axes",
+    "gradient",
+    "model in jit",
 ]
 SLOW = [name for name in [*ALL, *CASES] if name not in QUICK]
 
@@ -109,8 +110,8 @@ def test_spread_parameters(name, found):
     assert_spread(found, "Auto", ROWS // (4 if "another" in name else 8))
 
 
-@pytest.mark.parametrize("name", named(["gradient"]))
-def test_a_gradient_through_solves_on_all_devices(name, found):
+@pytest.mark.parametrize("name", named(["gradient", "model in jit"]))
+def test_a_traced_model_of_spread_data(name, found):
     assert_equal_to_one_device(found(name))
 
 
@@ -134,7 +135,6 @@ def test_blocks_train_without_communication(name, found):
     [
         pytest.param("model elsewhere", "ValueError", "incompatible devices", marks=pytest.mark.slow),
         ("shard_map with checks", "TypeError", "check_vma=False"),
-        ("explicit axes", "ValueError", "the gradient of a solve does not work"),
         pytest.param("failed rows", "RuntimeError", f"1 of {ROWS} rows ({ROWS - 1})", marks=pytest.mark.slow),
     ],
 )
