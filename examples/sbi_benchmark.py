@@ -75,12 +75,13 @@ class Config:
 
 @dataclass
 class Drawn:
-    """Samples of a posterior for each of several observations, which SBC and TARP share."""
+    """A posterior, and its samples for each of several observations, which SBC and TARP share."""
 
+    posterior: fp.Posterior
     samples: jax.Array
 
     def sample(self, x, num_samples, *, key):
-        raise NotImplementedError("the samples of all observations are drawn together")
+        return self.posterior.sample(x, num_samples, key=key)
 
     def sample_each(self, x, num_samples, *, key):
         return self.samples
@@ -99,7 +100,7 @@ def measure(config: Config, name: str, simulations: int, seed: int) -> dict:
     found |= {quantity: [row[quantity] for row in rows] for quantity in rows[0]}
     if config.pairs:
         new = task.simulations(config.pairs, key=keys[3])
-        drawn = Drawn(posterior.sample_each(new[1], DRAWS, key=keys[4]))
+        drawn = Drawn(posterior, posterior.sample_each(new[1], DRAWS, key=keys[4]))
         for name, check in (("sbc_p", fp.metrics.sbc), ("tarp_p", fp.metrics.tarp)):
             found[name] = float(np.min(check(drawn, *new, key=keys[4], num_samples=DRAWS).adjusted_p_value))
     return found
