@@ -9,8 +9,8 @@ For each protocol this example trains three flows:
 
 It saves figures and `results.json`. It downloads nothing.
 
-    python examples/two_moons.py                       # about one minute on two cores
-    python examples/two_moons.py --long                # about two minutes: the numbers on the results page
+    python examples/two_moons.py                       # about two minutes on two cores
+    python examples/two_moons.py --long                # about twice as long: the numbers on the results page
     python examples/two_moons.py --protocols df        # noise prediction
     python examples/two_moons.py --schedule cosine     # another noise schedule for CT and DF
 
@@ -37,13 +37,13 @@ import flowprop as fp
 class Config:
     """Train flows on two moons, and compare them with the true density.
 
-    The default run takes about one minute on two cores. Options that show None take their value from the chosen run.
+    The default run takes about two minutes on two cores. Options that show None take their value from the chosen run.
     """
 
     protocols: tuple[Literal["fm", "ct", "df"], ...] = ("fm", "ct")
     """fm: flow matching. ct: variance-preserving diffusion, preconditioned target prediction. df: noise prediction."""
     long: bool = False
-    """Run about two minutes instead of one, for the numbers on the results page."""
+    """Run about twice as long, for the numbers on the results page."""
     schedule: Literal["sigmoid", "linear", "cosine", "learnable"] = "sigmoid"
     """The noise schedule of ct and df."""
     noise: float = 0.1
@@ -193,10 +193,10 @@ def main() -> None:
     preset = PRESETS[config.long]
     config = replace(config, **{name: value for name, value in preset.items() if getattr(config, name) is None})
     if config.long:
-        print("This run takes about two minutes on two cores.", flush=True)
+        print("This run takes about twice as long as the default one.", flush=True)
     else:
         print(
-            "This run takes about one minute on two cores; use --long for the numbers on the results page.", flush=True
+            "This run takes about two minutes on two cores; use --long for the numbers on the results page.", flush=True
         )
     config.output.mkdir(parents=True, exist_ok=True)
     key_train, key_test, key_run = jax.random.split(jax.random.key(config.seed), 3)

@@ -10,6 +10,7 @@ the worst coordinate of the flow; the data have a standard deviation of about 1.
 
 import argparse
 import json
+from pathlib import Path
 
 import diffrax as dfx
 import equinox as eqx
@@ -121,10 +122,10 @@ def main() -> None:
     parser.add_argument("--flows", nargs="+", default=list(flows()), help="the flows, by name")
     parser.add_argument("--json", help="a file for all records")
     options = parser.parse_args()
-    records = [record for name in options.flows for record in measure(name, *flows()[name]())]
+    make = flows()
+    records = [record for name in options.flows for record in measure(name, *make[name]())]
     if options.json:
-        with open(options.json, "w") as file:
-            json.dump(records, file, indent=1)
+        Path(options.json).write_text(json.dumps(records, indent=1))
 
 
 if __name__ == "__main__":

@@ -156,12 +156,17 @@ def compare(found, wanted):
     return max(float(np.max(np.abs(np.asarray(a) - np.asarray(b)))) for a, b in zip(found, wanted, strict=True))
 
 
-def report(run, wanted):
-    found, text = programs_of(run)
-    leaves = jax.tree.leaves(found)
+def errors(found, wanted):
     return {
         "error": compare(found, wanted),
         "largest": compare(wanted, jax.tree.map(jnp.zeros_like, wanted)),
+    }
+
+
+def report(run, wanted):
+    found, text = programs_of(run)
+    leaves = jax.tree.leaves(found)
+    return errors(found, wanted) | {
         "rows": sorted({shard.data.shape[0] for leaf in leaves for shard in leaf.addressable_shards}),
         "axes": sorted({axis.name for leaf in leaves for axis in leaf.sharding.mesh.axis_types}),
         "collectives": collectives(text),
@@ -217,16 +222,14 @@ def gradient():
     def slope(points):
         return eqx.filter_grad(lambda flow: fp.log_prob(flow, points, throw=False, **OPTIONS).mean())(FLOW)
 
-    found, wanted = slope(spread(POINTS, automatic(), P("rows"))), slope(POINTS)
-    return {"error": compare(found, wanted), "largest": compare(wanted, jax.tree.map(jnp.zeros_like, wanted))}
+    return errors(slope(spread(POINTS, automatic(), P("rows"))), slope(POINTS))
 
 
 def model_in_jit():
     """A compiled function of the model, which closes over the data."""
     points = spread(POINTS, automatic(), P("rows"))
     call = FUNCTIONS["log_prob"][1]
-    found, wanted = eqx.filter_jit(lambda flow: call(flow, points))(FLOW), on_one_device("log_prob")
-    return {"error": compare(found, wanted), "largest": compare(wanted, jax.tree.map(jnp.zeros_like, wanted))}
+    return errors(eqx.filter_jit(lambda flow: call(flow, points))(FLOW), on_one_device("log_prob"))
 
 
 def step_of_blocks(model, make_mesh):

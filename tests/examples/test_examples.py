@@ -121,7 +121,7 @@ def test_two_moons_says_how_long_it_takes(tmp_path):
     arguments = ["--protocols", "fm", "--steps", "8", "--train-points", "1000", "--test-points", "100"]
     command = [sys.executable, EXAMPLES / "two_moons.py", *arguments, "--resolution", "10", "--output", tmp_path]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-    assert "about one minute on two cores" in lines[0]
+    assert "about two minutes on two cores" in lines[0]
     assert "--long" in lines[0]
     first_figure = lines.index(f"saved {tmp_path / 'fm_density.png'}")
     assert first_figure < lines.index("fm: point given the class")
