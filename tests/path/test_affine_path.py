@@ -123,7 +123,7 @@ SAMPLERS = {
 }
 
 
-#: Every pair with every sampler, and for every day each pair and each sampler at least once.
+#: Every pair with every sampler. The default suite has each pair and each sampler at least once.
 DRAWN = list(
     itertools.product(
         ["trigonometric target", "polynomial velocity", "exploding preconditioned", "ct quadratic"], SAMPLERS
